@@ -1,0 +1,127 @@
+//! The control channel: the one bounded way from every source to the controller.
+//!
+//! It holds as many deliveries as there are credits, so whoever has a credit never waits long to send. Running out of credits is the
+//! back-pressure.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::{event::Event, receipt::Receipt, store::Task, tenant::Tenant};
+
+/// Where a delivery comes from: the (tenant, source) whose credit it holds and whose line of the ledger it is counted in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Whose source it is.
+    pub tenant: Tenant,
+    /// The name of `[sources.NAME]`, or `emit`.
+    pub source: Arc<str>,
+    /// Its kind: `embedded`, `poller`, `webhook`, `timer`, `memory`, or an embedder's own word.
+    pub kind: Arc<str>,
+}
+
+/// The right to have one more event inside the host. Given back by dropping it.
+#[derive(Debug)]
+pub struct Credit {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The credits of one (tenant, source).
+#[derive(Debug, Clone)]
+pub struct Credits {
+    permits: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl Credits {
+    /// `limit` events at once.
+    pub fn new(limit: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    /// Wait for a credit. Cancel safe; first come, first served.
+    pub async fn acquire(&self) -> Credit {
+        match self.permits.clone().acquire_owned().await {
+            Ok(permit) => Credit { _permit: permit },
+            // The semaphore is never closed; waiting forever is what no credit means.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// A credit, if one is free now.
+    pub fn try_acquire(&self) -> Option<Credit> {
+        let permit = self.permits.clone().try_acquire_owned().ok()?;
+        Some(Credit { _permit: permit })
+    }
+
+    /// How many are free.
+    pub fn free(&self) -> usize {
+        self.permits.available_permits()
+    }
+
+    /// How many there are.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+/// An event on its way through the host.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What happened.
+    pub event: Arc<Event>,
+    /// Which source brought it.
+    pub origin: Origin,
+    /// What the event is recognised by when it comes again; absent: it never is.
+    pub key: Option<Arc<str>>,
+    /// Where the answer goes.
+    pub receipt: Receipt,
+    /// Given back when the event is settled.
+    pub credit: Credit,
+    /// What is known besides, by how the event came in.
+    pub intake: Intake,
+}
+
+/// How an event came in, which decides what its failures become.
+#[derive(Debug)]
+pub enum Intake {
+    /// Acknowledged when handled: a failed call is parked in the store so that its source can go on.
+    Direct,
+    /// Someone waits for the answer and tries again by himself: one attempt, nothing is parked.
+    Reply,
+    /// A claimed task of our own store: one handler, attempts counted in its row.
+    Task(Box<Task>),
+}
+
+/// The sending half, for sources.
+#[derive(Debug, Clone)]
+pub struct ControlSender(mpsc::Sender<Delivery>);
+
+impl ControlSender {
+    /// Send. When the controller is gone the delivery is dropped, which answers its receipt with "again".
+    pub async fn send(&self, delivery: Delivery) {
+        let _ = self.0.send(delivery).await;
+    }
+}
+
+/// The receiving half, for the controller.
+#[derive(Debug)]
+pub struct ControlReceiver(mpsc::Receiver<Delivery>);
+
+impl ControlReceiver {
+    /// Up to `limit` deliveries into `into`; 0 when every sender is gone. Cancel safe.
+    pub(crate) async fn recv_many(&mut self, into: &mut Vec<Delivery>, limit: usize) -> usize {
+        self.0.recv_many(into, limit).await
+    }
+
+    /// What is still inside, without waiting.
+    pub(crate) fn try_recv(&mut self) -> Option<Delivery> {
+        self.0.try_recv().ok()
+    }
+}
+
+/// A control channel with room for `credits` deliveries.
+pub fn control_channel(credits: usize) -> (ControlSender, ControlReceiver) {
+    let (tx, rx) = mpsc::channel(credits.max(1));
+    (ControlSender(tx), ControlReceiver(rx))
+}

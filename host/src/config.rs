@@ -1,0 +1,408 @@
+//! Configuration: what was written ([`raw`]) and what was meant (the types here, made by [`check`]).
+//!
+//! Nothing here is optional that has a default, units are resolved, paths are absolute and every cross-check has passed.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::tenant::Tenant;
+
+pub mod check;
+pub mod problem;
+pub mod raw;
+pub mod secret;
+
+pub use problem::{Problem, Problems};
+pub use secret::Secret;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// `[host]`.
+    pub host: HostConfig,
+    /// `[sources.*]`, by tenant and name.
+    pub sources: Vec<SourceConfig>,
+    /// `[handlers.*]`.
+    pub handlers: Vec<HandlerConfig>,
+}
+
+/// `[host]`.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Webhooks and `POST /queues/NAME`.
+    pub listen: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics`.
+    pub admin: SocketAddr,
+    /// The store.
+    pub store: StoreConfig,
+    /// Calls side by side.
+    pub concurrency: usize,
+    /// How long a stop waits for calls in flight; `None`: as long as it takes.
+    pub drain_deadline: Option<Duration>,
+    /// How long the host still serves after it said that it is not ready.
+    pub drain_delay: Duration,
+    /// Reload on change.
+    pub watch: bool,
+    /// How long settled calls and the keys of events are remembered (`dedup-for`).
+    pub dedup_for: Duration,
+    /// How long dead letters are kept.
+    pub keep_dead_letters: Duration,
+}
+
+/// Where the durable state is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// Nothing survives the process: for tests and pure pipelines.
+    Memory,
+}
+
+/// One source.
+#[derive(Debug, Clone)]
+pub struct SourceConfig {
+    /// Whose.
+    pub tenant: Tenant,
+    /// `[sources.NAME]`.
+    pub name: String,
+    /// How many events may be inside the host at once.
+    pub in_flight: usize,
+    /// What happens to an event nobody wants.
+    pub unmatched: Unmatched,
+    /// What it is.
+    pub kind: SourceKind,
+}
+
+/// What happens to an event nobody wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    /// A dead letter "no route".
+    DeadLetter,
+    /// Counted, nothing else.
+    Ignore,
+}
+
+/// The kinds of sources and what each needs.
+#[derive(Debug, Clone)]
+pub enum SourceKind {
+    /// A durable queue in the store.
+    Embedded(EmbeddedConfig),
+    /// A polled database.
+    Poller(PollerConfig),
+    /// An HTTP endpoint.
+    Webhook(WebhookConfig),
+    /// A clock.
+    Timer(TimerConfig),
+}
+
+impl SourceKind {
+    /// The word that configuration, routes and metrics use.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "embedded",
+            Self::Poller(_) => "poller",
+            Self::Webhook(_) => "webhook",
+            Self::Timer(_) => "timer",
+        }
+    }
+}
+
+/// `kind = "embedded"`.
+#[derive(Debug, Clone)]
+pub struct EmbeddedConfig {
+    /// The most unsettled tasks it may hold.
+    pub backlog: u64,
+    /// The largest published event, in bytes.
+    pub max_body: usize,
+}
+
+/// `kind = "poller"`.
+#[derive(Debug, Clone)]
+pub struct PollerConfig {
+    /// The database URL; it may hold a password.
+    pub database: Secret,
+    /// Time between polls.
+    pub every: Duration,
+    /// How rows become events.
+    pub mode: PollMode,
+}
+
+/// How a poller finds what is new.
+#[derive(Debug, Clone)]
+pub enum PollMode {
+    /// Rows of a table are claimed, handled and marked.
+    Claim {
+        /// The table.
+        table: String,
+        /// Its key column.
+        key: String,
+        /// An SQL condition; absent: every row.
+        filter: Option<String>,
+        /// What becomes of a row that was handled.
+        done: ClaimDone,
+        /// How long a claim lasts unless extended.
+        lease: Duration,
+    },
+    /// Rows of any `SELECT`, each (key, version) once.
+    Query {
+        /// The statement.
+        query: String,
+        /// The column that says which row.
+        key: String,
+        /// The column that says which state of it; absent: the key alone.
+        version: Option<String>,
+    },
+    /// One value.
+    Condition {
+        /// The statement; its first column of its first row is the value.
+        condition: String,
+        /// When it fires.
+        on: ConditionOn,
+    },
+}
+
+/// What becomes of a claimed row that was handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimDone {
+    /// A mark in `koksmat_claims`; the row itself is not touched.
+    Mark,
+    /// The row is deleted.
+    Delete,
+    /// `UPDATE table SET …`: this text.
+    Set(String),
+}
+
+/// When a condition fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionOn {
+    /// When it becomes true.
+    True,
+    /// When its value changes.
+    Change,
+}
+
+/// `kind = "webhook"`.
+#[derive(Debug, Clone)]
+pub struct WebhookConfig {
+    /// The path, beginning with `/`.
+    pub path: String,
+    /// How a request proves where it comes from; absent: anyone may post.
+    pub verify: Option<Verify>,
+    /// When the sender gets its answer.
+    pub reply: Reply,
+    /// Request headers the handler sees; lower case.
+    pub headers: Vec<String>,
+    /// The largest body, in bytes.
+    pub max_body: usize,
+    /// The most unsettled tasks it may have (with `reply = "accepted"`).
+    pub backlog: u64,
+    /// The header that names the delivery, where the scheme has none of its own; lower case.
+    pub id_header: Option<String>,
+}
+
+/// When a webhook's sender gets its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// 202 after the durable write.
+    Accepted,
+    /// The handler's response.
+    Handler,
+}
+
+/// A signature scheme and its secrets. Several secrets allow rotation: any one of them may have signed.
+#[derive(Debug, Clone)]
+pub struct Verify {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// The secrets.
+    pub secrets: Vec<Secret>,
+    /// How far a signed timestamp may be from now.
+    pub tolerance: Duration,
+}
+
+/// Signature schemes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scheme {
+    /// <https://www.standardwebhooks.com>
+    StandardWebhooks,
+    /// `X-Hub-Signature-256`
+    Github,
+    /// `Stripe-Signature`
+    Stripe,
+    /// `X-Slack-Signature`
+    Slack,
+    /// HMAC-SHA256 of the body in a header.
+    Hmac {
+        /// The header that carries it; lower case.
+        header: String,
+        /// What stands before the digest in it, `sha256=` for instance.
+        prefix: String,
+        /// How the digest is written.
+        encoding: DigestEncoding,
+    },
+    /// `Authorization: Bearer SECRET`
+    Bearer,
+}
+
+/// How a digest is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestEncoding {
+    /// Hexadecimal.
+    Hex,
+    /// Base64.
+    Base64,
+}
+
+/// `kind = "timer"`.
+#[derive(Debug, Clone)]
+pub struct TimerConfig {
+    /// Five or six fields of cron, or `@daily` and the like.
+    pub cron: String,
+    /// An IANA time zone.
+    pub zone: String,
+    /// What becomes of firings the host slept through.
+    pub missed: Missed,
+    /// What becomes of a firing while an earlier one is not settled.
+    pub overlap: Overlap,
+}
+
+/// What becomes of firings the host slept through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// Nothing.
+    Skip,
+    /// The last one fires.
+    Once,
+    /// Each one fires.
+    All,
+}
+
+/// What becomes of a firing while an earlier one is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlap {
+    /// It fires all the same.
+    Allow,
+    /// It is skipped.
+    Skip,
+    /// It waits for the earlier one.
+    Queue,
+}
+
+/// One handler.
+#[derive(Debug, Clone)]
+pub struct HandlerConfig {
+    /// Whose.
+    pub tenant: Tenant,
+    /// `[handlers.NAME]`.
+    pub name: String,
+    /// What is run.
+    pub plugin: PluginRef,
+    /// Which events it wants: any of these.
+    pub on: Vec<Subscription>,
+    /// Its calls, and those of every other atomic handler, never overlap.
+    pub atomic: bool,
+    /// When a call is cut.
+    pub timeout: Duration,
+    /// The most linear memory a call may have, in bytes.
+    pub memory: usize,
+    /// The most calls of it side by side; absent: no bound of its own.
+    pub concurrency: Option<usize>,
+    /// Which of its calls keep their order.
+    pub order: Order,
+    /// When a failed call is tried again.
+    pub retry: Retry,
+    /// What `wasi:config` shows the guest.
+    pub config: BTreeMap<String, String>,
+    /// What it may do.
+    pub grants: Grants,
+}
+
+/// Where a handler's code is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PluginRef {
+    /// A component or a core module.
+    Wasm(PathBuf),
+    /// A `.js` or `.ts` file.
+    Script(PathBuf),
+    /// A folder with a `Cargo.toml`.
+    Cargo(PathBuf),
+    /// A folder with a build command that writes `output`.
+    Command {
+        /// Where it runs.
+        folder: PathBuf,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// The component it makes.
+        output: PathBuf,
+    },
+}
+
+impl PluginRef {
+    /// The file or folder.
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Wasm(path) | Self::Script(path) | Self::Cargo(path) | Self::Command { folder: path, .. } => path,
+        }
+    }
+}
+
+/// Which events a handler wants: all that is set must match; `*` matches any run of characters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subscription {
+    /// The source's name.
+    pub source: Option<String>,
+    /// The source's kind.
+    pub kind: Option<String>,
+    /// The event's type.
+    pub ty: Option<String>,
+    /// The event's subject.
+    pub subject: Option<String>,
+    /// Extension attributes.
+    pub attributes: BTreeMap<String, String>,
+    /// Events that come by this entry are atomic, whatever the handler says.
+    pub atomic: bool,
+}
+
+/// Which calls of a handler keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// None.
+    None,
+    /// Those with the same key: the `partitionkey` attribute, else the subject.
+    Key,
+    /// Those of one source.
+    Source,
+}
+
+/// When a failed call is tried again: exponential with jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// How often in all, 1 or more.
+    pub attempts: u32,
+    /// The first wait.
+    pub min: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+/// What a handler may do beyond logging, configuration, clocks and random numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Hosts it may send requests to: `api.example.com`, `*.example.com`, `127.0.0.1:9000`.
+    pub http: Vec<String>,
+    /// Key-value: absent: none; `""`: all of the tenant's keys; else those that begin with it.
+    pub keyvalue: Option<String>,
+    /// Types of events it may emit, `*` matches.
+    pub emit: Vec<String>,
+}
+
+impl Config {
+    /// Where built components, compiled code and the admin token live: beside the store, or in the system's cache folder without one.
+    pub fn cache_dir(&self) -> PathBuf {
+        match &self.host.store {
+            StoreConfig::Sqlite(path) => path.parent().map_or_else(|| PathBuf::from("."), PathBuf::from).join("cache"),
+            StoreConfig::Memory => std::env::temp_dir().join("koksmat-cache"),
+        }
+    }
+}

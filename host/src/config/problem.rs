@@ -1,0 +1,2 @@
+//! stub
+#[derive(Debug)] pub struct Problem; #[derive(Debug)] pub struct Problems;

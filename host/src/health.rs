@@ -1,0 +1,160 @@
+//! What readiness knows: whether the host takes events, and what each source says of itself.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::channel::Origin;
+
+/// Shared by the sources, which report, and the admin listener, which shows.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    sources: BTreeMap<(String, String), SourceHealth>,
+    store_problem: Option<String>,
+}
+
+/// Where the host is in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Not all sources were started yet.
+    #[default]
+    Booting,
+    /// Sources were started.
+    Running,
+    /// A stop has begun.
+    Draining,
+}
+
+/// What a source says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceHealth {
+    /// Its kind.
+    pub kind: String,
+    /// It takes events.
+    pub ready: bool,
+    /// Why not, or what went wrong last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// How often it was started again.
+    pub restarts: u64,
+}
+
+/// Everything readiness knows.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Whether the host takes events from every source.
+    pub ready: bool,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The store's trouble.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    /// By `tenant/source`.
+    pub sources: BTreeMap<String, SourceHealth>,
+}
+
+impl Health {
+    fn change<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        let result = f(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.changed.send_modify(|n| *n += 1);
+        result
+    }
+
+    /// A source will report.
+    pub(crate) fn expect(&self, origin: &Origin) {
+        self.change(|s| {
+            let health = SourceHealth { kind: origin.kind.to_string(), ready: false, problem: None, restarts: 0 };
+            s.sources.entry(key(origin)).or_insert(health);
+        });
+    }
+
+    pub(crate) fn source_ready(&self, origin: &Origin) {
+        let before = self.change(|s| {
+            let health = s.sources.get_mut(&key(origin))?;
+            let before = (health.ready, health.problem.take());
+            health.ready = true;
+            Some(before)
+        });
+        if let Some((false, _)) = before {
+            tracing::info!(tenant = %origin.tenant, source = %origin.source, kind = %origin.kind, "source takes events");
+        }
+    }
+
+    pub(crate) fn source_unready(&self, origin: &Origin, why: &str) {
+        let changed = self.change(|s| {
+            let Some(health) = s.sources.get_mut(&key(origin)) else { return false };
+            let changed = health.ready || health.problem.as_deref() != Some(why);
+            health.ready = false;
+            health.problem = Some(why.to_owned());
+            changed
+        });
+        if changed {
+            tracing::warn!(tenant = %origin.tenant, source = %origin.source, kind = %origin.kind, problem = why, "source cannot take events");
+        }
+    }
+
+    pub(crate) fn source_restarted(&self, origin: &Origin) {
+        self.change(|s| {
+            if let Some(health) = s.sources.get_mut(&key(origin)) {
+                health.restarts += 1;
+            }
+        });
+    }
+
+    pub(crate) fn store_problem(&self, problem: Option<String>) {
+        let changed = self.change(|s| {
+            let changed = s.store_problem.is_some() != problem.is_some();
+            s.store_problem.clone_from(&problem);
+            changed
+        });
+        match problem {
+            Some(problem) if changed => tracing::error!(problem, "the store does not take writes"),
+            None if changed => tracing::info!("the store takes writes again"),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.change(|s| s.phase = phase);
+    }
+
+    /// What readiness knows now.
+    pub fn report(&self) -> Report {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Report {
+            ready: state.phase == Phase::Running && state.store_problem.is_none() && state.sources.values().all(|s| s.ready),
+            phase: state.phase,
+            store: state.store_problem.clone(),
+            sources: state.sources.iter().map(|((t, s), h)| (format!("{t}/{s}"), h.clone())).collect(),
+        }
+    }
+
+    /// Wait until `condition` holds of the report. Cancel safe.
+    pub async fn wait_for(&self, condition: impl Fn(&Report) -> bool) {
+        let mut changed = self.0.changed.subscribe();
+        while !condition(&self.report()) {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn key(origin: &Origin) -> (String, String) {
+    (origin.tenant.to_string(), origin.source.to_string())
+}

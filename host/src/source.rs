@@ -1,0 +1,192 @@
+//! What makes events, and what a source may do: the public seam.
+//!
+//! A source takes a credit, makes an event, sends it (or has it accepted durably) and carries out the answer. It never calls a handler and
+//! never decides what a failure means.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    channel::{ControlSender, Credit, Credits, Delivery, Intake, Origin},
+    event::Event,
+    health::Health,
+    listener::Routes,
+    receipt::{Pending, Receipt},
+    store::{Accepted, Millis, Store, StoreError},
+};
+
+pub mod memory;
+pub mod poller;
+pub mod queue;
+pub mod tasks;
+pub mod timer;
+pub mod webhook;
+
+/// Makes events.
+///
+/// `run` is called when the host is ready to take events and again, with back-off, whenever it returns or panics before the host stops.
+/// When [`SourceContext::stopping`] fires the source takes nothing new, waits for the answers it is owed, carries them out and returns.
+pub trait Source: Send + Sync + 'static {
+    /// The word that routes and metrics use: `webhook`, `poller`, …
+    fn kind(&self) -> &str;
+
+    /// Take events until told to stop.
+    fn run(&self, ctx: SourceContext) -> Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + '_>>;
+}
+
+/// Why a source ended by itself; it is logged, shown in readiness, and the source is started again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+impl SourceError {
+    /// From anything that can be said.
+    pub fn new(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What the host gives a source.
+#[derive(Clone)]
+pub struct SourceContext {
+    pub(crate) origin: Origin,
+    pub(crate) control: ControlSender,
+    pub(crate) credits: Credits,
+    pub(crate) acceptor: Arc<dyn Acceptor>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) routes: Routes,
+    pub(crate) health: Health,
+    pub(crate) stopping: CancellationToken,
+}
+
+/// Accepts events durably: routes them and writes one task for each handler. The controller's part of the bargain.
+pub(crate) trait Acceptor: Send + Sync {
+    fn accept<'a>(
+        &'a self,
+        origin: &'a Origin,
+        request: AcceptRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>>;
+}
+
+/// An event to be accepted durably, as a source asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct AcceptRequest {
+    /// What happened.
+    pub event: Event,
+    /// What the event is recognised by; absent: it never is.
+    pub key: Option<String>,
+    /// When it becomes due; absent: now.
+    pub due: Option<Millis>,
+    /// The most unsettled tasks the source may have; absent: no bound.
+    pub backlog: Option<u64>,
+    /// What the source remembers from now on, written with the event. `None` forgets.
+    pub state: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl SourceContext {
+    /// Whose source this is, its name and its kind.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The credits of this source.
+    pub fn credits(&self) -> &Credits {
+        &self.credits
+    }
+
+    /// Send an event through the control channel. The answer comes when every handler that wants it has settled.
+    ///
+    /// `key` is what the event is recognised by when it comes again; a redelivered event runs only the calls that did not settle.
+    /// Not cancel safe: dropping the future before it returns may drop the event, which the source then has to deliver again.
+    pub async fn send(&self, event: Event, key: Option<String>, credit: Credit) -> Pending {
+        self.deliver(event, key, credit, Intake::Direct).await
+    }
+
+    /// Like [`send`](Self::send), for a sender that waits for the answer and tries again by itself: one attempt, nothing is parked.
+    pub async fn request(&self, event: Event, key: Option<String>, credit: Credit) -> Pending {
+        self.deliver(event, key, credit, Intake::Reply).await
+    }
+
+    async fn deliver(&self, mut event: Event, key: Option<String>, credit: Credit, intake: Intake) -> Pending {
+        self.complete(&mut event);
+        let (receipt, pending) = Receipt::new();
+        let origin = self.origin.clone();
+        self.control
+            .send(Delivery { event: Arc::new(event), origin, key: key.map(Into::into), receipt, credit, intake })
+            .await;
+        pending
+    }
+
+    /// Have an event accepted durably: when this returns [`Accepted::New`] it is on disk and will be handled.
+    ///
+    /// # Errors
+    /// When the store fails: the event is not accepted and the source must have it delivered again.
+    pub async fn accept(&self, mut request: AcceptRequest) -> Result<Accepted, StoreError> {
+        self.complete(&mut request.event);
+        self.acceptor.accept(&self.origin, request).await
+    }
+
+    /// What this source remembers under names that begin with `prefix`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn state(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.store.state(self.origin.tenant.clone(), self.origin.source.clone(), prefix.into()).await
+    }
+
+    /// Change what this source remembers; `None` forgets.
+    ///
+    /// # Errors
+    /// When the store fails: nothing changed.
+    pub async fn set_state(&self, entries: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        self.store.set_state(self.origin.tenant.clone(), self.origin.source.clone(), entries).await
+    }
+
+    /// The kept response of a settled call of this source, for a duplicate of a request.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn settled(&self, key: &str, handler: &str) -> Result<Option<crate::store::Settled>, StoreError> {
+        let call = crate::store::CallId {
+            tenant: self.origin.tenant.clone(),
+            source: self.origin.source.clone(),
+            key: Some(key.into()),
+            handler: handler.into(),
+        };
+        self.store.settled(call).await
+    }
+
+    /// The HTTP routes of the host's listener.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// Fires when the source must take nothing new.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// The source takes events. Said once per change.
+    pub fn ready(&self) {
+        self.health.source_ready(&self.origin);
+    }
+
+    /// The source cannot take events now, and why (no secrets). Logged once per change and shown in readiness.
+    pub fn unready(&self, why: impl std::fmt::Display) {
+        self.health.source_unready(&self.origin, &why.to_string());
+    }
+
+    /// Fill in what an event must have and its maker left out.
+    fn complete(&self, event: &mut Event) {
+        if event.id.is_empty() {
+            event.id = uuid::Uuid::now_v7().to_string();
+        }
+        if event.source.is_empty() {
+            event.source = format!("/{}/{}", self.origin.tenant, self.origin.source);
+        }
+        if event.time.is_none() {
+            event.time = Some(jiff::Timestamp::now().to_string());
+        }
+    }
+}

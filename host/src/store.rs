@@ -1,0 +1,433 @@
+//! The durable state: tasks, settled calls, key-value, dead letters, what sources remember.
+//!
+//! [`Store`] is the seam; [`sqlite`] is the embedded default. Everything a call wants to change goes through [`Store::commit`] in one
+//! transaction that also checks what the call read, so that effects happen together, once, or not at all.
+
+use std::{collections::BTreeMap, future::Future, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{event::Event, outcome::Response, tenant::Tenant};
+
+pub mod sqlite;
+
+/// What a store operation returns.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Milliseconds since the Unix epoch, by the store's clock.
+pub type Millis = i64;
+
+/// Why a store operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full: nothing was written.
+    #[error("the store's disk is full: {0}")]
+    Full(String),
+    /// The store is closed or its writer ended.
+    #[error("the store is closed")]
+    Closed,
+    /// Another host holds the store.
+    #[error("the store {path} is in use by the process {pid}; one SQLite store serves one host")]
+    InUse {
+        /// The database file.
+        path: String,
+        /// Who holds it.
+        pid: String,
+    },
+    /// A newer version made this store.
+    #[error("the store {path} has schema version {found}, this koksmat knows up to {known}; use a newer koksmat")]
+    Newer {
+        /// The database file.
+        path: String,
+        /// Its version.
+        found: i64,
+        /// The newest this build knows.
+        known: i64,
+    },
+    /// Anything else, in the database's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// An event to be accepted durably: one task for each handler, in one transaction.
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    /// Whose event it is.
+    pub tenant: Tenant,
+    /// Which source brings it.
+    pub source: Arc<str>,
+    /// The source's kind.
+    pub kind: Arc<str>,
+    /// What the event is recognised by; absent: it never is.
+    pub key: Option<String>,
+    /// What happened.
+    pub event: Arc<Event>,
+    /// The handlers that want it. Empty: it is written as a dead letter "no route".
+    pub handlers: Vec<Subscriber>,
+    /// When its tasks become due; absent: now.
+    pub due: Option<Millis>,
+    /// How many emits lie between this event and one from outside.
+    pub hops: u32,
+    /// Refuse with [`Accepted::Full`] when the source has this many unsettled tasks; absent: no bound.
+    pub backlog: Option<u64>,
+    /// What the source remembers from now on: written with the event or not at all. `None` forgets.
+    pub state: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// A handler that wants an event, as a task needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscriber {
+    /// The handler's name.
+    pub handler: Arc<str>,
+    /// Tasks of one handler with the same key run one after the other, in the order of acceptance; absent: side by side.
+    pub order: Option<String>,
+}
+
+/// What became of an acceptance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is durable.
+    New {
+        /// The id of the event.
+        id: String,
+    },
+    /// It was accepted before; nothing changed, its `state` was not written.
+    Duplicate {
+        /// The id the event had then.
+        id: String,
+    },
+    /// The source's backlog is full; nothing changed.
+    Full,
+}
+
+/// Tasks to claim: at most `limit` for this (tenant, source, handler).
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// Whose tasks.
+    pub tenant: Tenant,
+    /// From which source.
+    pub source: Arc<str>,
+    /// For which handler.
+    pub handler: Arc<str>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// The right to complete a task: void as soon as the task's epoch moves on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The task's row.
+    pub task: i64,
+    /// The task's epoch when it was claimed.
+    pub epoch: i64,
+}
+
+/// A claimed unit of work: one event for one handler.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// What its completion is guarded by.
+    pub claim: Claim,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// The source whose event it is.
+    pub source: Arc<str>,
+    /// That source's kind.
+    pub kind: Arc<str>,
+    /// The handler it is for.
+    pub handler: Arc<str>,
+    /// The key the event is recognised by.
+    pub key: Option<Arc<str>>,
+    /// The event.
+    pub event: Arc<Event>,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// What they came to, oldest first.
+    pub history: Vec<Attempt>,
+    /// Emits between this event and one from outside.
+    pub hops: u32,
+    /// It was running when the host last ended without a stop: run it alone (see [`Store::alone`]).
+    pub suspect: bool,
+}
+
+/// One attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When it ended.
+    pub at: Millis,
+    /// What it came to.
+    pub error: String,
+}
+
+/// One event for one handler: what attempts, deduplication and effects belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CallId {
+    /// Whose call.
+    pub tenant: Tenant,
+    /// The source of the event.
+    pub source: Arc<str>,
+    /// The key the event is recognised by; absent: the call is never recognised again.
+    pub key: Option<Arc<str>>,
+    /// The handler.
+    pub handler: Arc<str>,
+}
+
+/// Everything one settled call writes.
+#[derive(Debug)]
+pub struct Commit {
+    /// Which call.
+    pub call: CallId,
+    /// That source's kind.
+    pub kind: Arc<str>,
+    /// The task it was claimed from; absent: a direct call.
+    pub claim: Option<Claim>,
+    /// The event, for parking and dead letters.
+    pub event: Arc<Event>,
+    /// Emits between this event and one from outside.
+    pub hops: u32,
+    /// Earlier attempts that failed.
+    pub history: Vec<Attempt>,
+    /// What becomes of the call.
+    pub verdict: Verdict,
+}
+
+/// What becomes of a call.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Its effects happen and it is settled.
+    Done {
+        /// What it did.
+        effects: Effects,
+        /// The response to keep for a duplicate delivery.
+        keep: Option<Response>,
+    },
+    /// It waits for its next attempt. A direct call becomes a task.
+    Park {
+        /// Not before.
+        due: Millis,
+        /// The attempt that failed; absent: it never started, which is no attempt.
+        failed: Option<Attempt>,
+        /// The order key it is parked under.
+        order: Option<String>,
+    },
+    /// It becomes a dead letter.
+    Dead {
+        /// Why.
+        reason: String,
+        /// The attempt that failed last.
+        failed: Option<Attempt>,
+        /// Which code ran: a digest.
+        plugin: String,
+    },
+}
+
+/// What a call did through the host, kept until it is done.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// What it read, and the version it saw.
+    pub reads: Vec<Read>,
+    /// What it wrote, by key: the last write of each.
+    pub writes: BTreeMap<String, Write>,
+    /// What it emitted.
+    pub emits: Vec<Acceptance>,
+}
+
+impl Effects {
+    /// A call without effects writes no row.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.emits.is_empty()
+    }
+}
+
+/// Something a call read and therefore relies on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Read {
+    /// A key, and its version (0: it was absent).
+    Key {
+        /// Which.
+        key: String,
+        /// Its version.
+        version: i64,
+    },
+    /// A page of keys.
+    List {
+        /// Keys that begin with this,
+        prefix: String,
+        /// behind this one,
+        after: Option<String>,
+        /// at most so many:
+        limit: usize,
+        /// these.
+        keys: Vec<String>,
+    },
+}
+
+/// A change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Its value.
+    Set(Bytes),
+    /// Gone.
+    Delete,
+    /// Added to the number it holds at commit; never conflicts.
+    Add(i64),
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// It happened.
+    Yes,
+    /// Something it read has changed: nothing happened, the call runs again.
+    Overtaken,
+    /// The call was settled before (a redelivery), or its claim is no longer its own: nothing happened and nothing has to.
+    Settled,
+    /// The effects cannot be written, whatever is tried (an `Add` to a value that is no number): nothing happened.
+    Invalid(String),
+}
+
+/// A settled call, as remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// `done` or `dead`.
+    pub outcome: String,
+    /// The response that was kept.
+    pub response: Option<Response>,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeadLetter {
+    /// Its number.
+    pub id: i64,
+    /// Whose.
+    pub tenant: Tenant,
+    /// The source of the event.
+    pub source: String,
+    /// That source's kind.
+    pub kind: String,
+    /// The handler; absent: no handler wanted the event.
+    pub handler: Option<String>,
+    /// Why it is here.
+    pub reason: String,
+    /// What was tried.
+    pub attempts: Vec<Attempt>,
+    /// Which code ran last: a digest.
+    pub plugin: Option<String>,
+    /// When it came here.
+    pub at: Millis,
+    /// The event, its data as text or base64 in JSON.
+    pub event: Event,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterQuery {
+    /// Only this one.
+    pub id: Option<i64>,
+    /// Only of this tenant.
+    pub tenant: Option<Tenant>,
+    /// Only for this handler.
+    pub handler: Option<String>,
+    /// Only of this source.
+    pub source: Option<String>,
+    /// Behind this number.
+    pub after: i64,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// What a queue holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Depth {
+    /// Whose.
+    pub tenant: Tenant,
+    /// The source.
+    pub source: String,
+    /// The handler.
+    pub handler: String,
+    /// Due and waiting.
+    pub ready: u64,
+    /// Waiting for their time: parked or delayed.
+    pub later: u64,
+    /// Claimed.
+    pub running: u64,
+    /// When the oldest was accepted.
+    pub oldest: Option<Millis>,
+}
+
+/// How long settled things are remembered.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// Settled calls and the keys of accepted events.
+    pub settled: Duration,
+    /// Dead letters.
+    pub dead_letters: Duration,
+}
+
+/// The durable state of one host, or of several.
+///
+/// Every future is cancel safe in the sense that an operation handed over is carried out whether or not somebody still waits for it.
+pub trait Store: Send + Sync + 'static {
+    /// Accept an event: its tasks, its key, its source's state, in one transaction that is durable when this returns.
+    fn accept(&self, acceptance: Acceptance) -> StoreFuture<'_, Accepted>;
+
+    /// Claim tasks that are due, oldest first within each want. Tasks behind an unsettled one with the same order key are left.
+    fn claim(&self, wants: Vec<Want>) -> StoreFuture<'_, Vec<Task>>;
+
+    /// Give claims back that were never started: due again at once, no attempt counted.
+    fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()>;
+
+    /// When the next task that is not due yet becomes due.
+    fn next_due(&self) -> StoreFuture<'_, Option<Millis>>;
+
+    /// A suspect task is about to run alone: counted durably before the call. After the third time `Break`: it was quarantined as a dead
+    /// letter instead.
+    fn alone(&self, claim: Claim) -> StoreFuture<'_, ControlFlow<()>>;
+
+    /// Settle a call.
+    fn commit(&self, commit: Commit) -> StoreFuture<'_, Committed>;
+
+    /// Check what a call has read so far and hold the keys it read or wrote: until [`Store::unhold`], the same call's commit or `until`
+    /// (whichever is first), every other commit that writes them waits. `false`: it was overtaken and holds nothing.
+    fn hold(&self, call: CallId, reads: Vec<Read>, writes: Vec<String>, until: Duration) -> StoreFuture<'_, bool>;
+
+    /// Let go of what a call holds. Nothing held is no error.
+    fn unhold(&self, call: &CallId);
+
+    /// The settled row of a call, if it has one.
+    fn settled(&self, call: CallId) -> StoreFuture<'_, Option<Settled>>;
+
+    /// The value of a key and its version.
+    fn get(&self, tenant: Tenant, key: String) -> StoreFuture<'_, Option<(Bytes, i64)>>;
+
+    /// Keys that begin with `prefix`, behind `after`, in order, at most `limit`.
+    fn list(&self, tenant: Tenant, prefix: String, after: Option<String>, limit: usize) -> StoreFuture<'_, Vec<String>>;
+
+    /// What a source remembers under names that begin with `prefix`.
+    fn state(&self, tenant: Tenant, source: Arc<str>, prefix: String) -> StoreFuture<'_, Vec<(String, Vec<u8>)>>;
+
+    /// Change what a source remembers; `None` forgets.
+    fn set_state(&self, tenant: Tenant, source: Arc<str>, entries: Vec<(String, Option<Vec<u8>>)>) -> StoreFuture<'_, ()>;
+
+    /// What the queues hold.
+    fn depths(&self) -> StoreFuture<'_, Vec<Depth>>;
+
+    /// Dead letters, oldest first.
+    fn dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, Vec<DeadLetter>>;
+
+    /// Make tasks of dead letters again, with a fresh count of attempts. One without a handler goes to `route`'s answer. How many.
+    fn replay(&self, query: DeadLetterQuery, route: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64>;
+
+    /// Forget dead letters. How many.
+    fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64>;
+
+    /// Forget what is older than it has to be remembered. How many rows.
+    fn expire(&self, retention: Retention) -> StoreFuture<'_, u64>;
+
+    /// The number of this start of the host on this store: grows with every start. Makes fencing tokens that never repeat.
+    fn start_number(&self) -> u64;
+
+    /// Finish what was handed over, mark the end as clean and let go of the store.
+    fn close(&self) -> StoreFuture<'_, ()>;
+}
