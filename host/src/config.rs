@@ -1,23 +1,35 @@
-//! Configuration: what was written ([`raw`]) and what was meant (the types here, made by [`check`]).
+//! Configuration: what was written (`config/raw.rs`) and what was meant (the types here, made by `config/check.rs`).
 //!
 //! Nothing here is optional that has a default, units are resolved, paths are absolute and every cross-check has passed.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use crate::tenant::Tenant;
 
-pub mod check;
-pub mod problem;
-pub mod raw;
-pub mod secret;
+mod check;
+mod document;
+mod load;
+mod pattern;
+mod problem;
+mod raw;
+mod secret;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod units;
 
-pub use problem::{Problem, Problems};
+pub use pattern::matches;
+pub use problem::{Problem, Problems, Severity};
+pub use raw::json_schema;
 pub use secret::Secret;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file it came from.
+    /// The file it came from, as an absolute path.
     pub file: PathBuf,
     /// `[host]`.
     pub host: HostConfig,
@@ -25,6 +37,8 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// `[handlers.*]`.
     pub handlers: Vec<HandlerConfig>,
+    /// What looks wrong but does not keep the host from running.
+    pub warnings: Vec<Problem>,
 }
 
 /// `[host]`.
@@ -75,7 +89,8 @@ pub struct SourceConfig {
 }
 
 /// What happens to an event nobody wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Unmatched {
     /// A dead letter "no route".
     DeadLetter,
@@ -174,7 +189,8 @@ pub enum ClaimDone {
 }
 
 /// When a condition fires.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum ConditionOn {
     /// When it becomes true.
     True,
@@ -202,7 +218,8 @@ pub struct WebhookConfig {
 }
 
 /// When a webhook's sender gets its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// 202 after the durable write.
     Accepted,
@@ -246,7 +263,8 @@ pub enum Scheme {
 }
 
 /// How a digest is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum DigestEncoding {
     /// Hexadecimal.
     Hex,
@@ -268,7 +286,8 @@ pub struct TimerConfig {
 }
 
 /// What becomes of firings the host slept through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Missed {
     /// Nothing.
     Skip,
@@ -279,7 +298,8 @@ pub enum Missed {
 }
 
 /// What becomes of a firing while an earlier one is not settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Overlap {
     /// It fires all the same.
     Allow,
@@ -365,7 +385,8 @@ pub struct Subscription {
 }
 
 /// Which calls of a handler keep their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// None.
     None,

@@ -3,10 +3,24 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use axum::Router;
+use axum::{
+    Router,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
+use tower::Service;
+
+pub(crate) mod bearer;
+mod patience;
+pub(crate) mod problem;
+pub(crate) mod serve;
+
+use problem::Problem;
 
 /// The paths that are served, shared by the listener and the sources.
 #[derive(Clone, Default)]
@@ -14,7 +28,8 @@ pub struct Routes(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    mounted: ArcSwap<HashMap<String, Router>>,
+    /// `None`: a source served the path, and will again when it is back.
+    mounted: ArcSwap<HashMap<String, Option<Router>>>,
     /// Serialises changes; readers never take it.
     change: Mutex<()>,
 }
@@ -27,21 +42,35 @@ pub struct Mounted {
 }
 
 impl Routes {
-    /// Serve `path` with `router` (which has a route for that very path) until the answer is dropped. `None`: the path is taken.
+    /// Serve `path` with `router` (which has a route for that very path, or a fallback) until the answer is dropped. `None`: the path is taken.
     pub fn mount(&self, path: &str, router: Router) -> Option<Mounted> {
         let _change = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
         let mut mounted = HashMap::clone(&self.0.mounted.load());
-        if mounted.contains_key(path) {
+        if mounted.get(path).is_some_and(Option::is_some) {
             return None;
         }
-        mounted.insert(path.to_owned(), router);
+        mounted.insert(path.to_owned(), Some(router));
         self.0.mounted.store(Arc::new(mounted));
         Some(Mounted { routes: self.clone(), path: path.to_owned() })
     }
 
-    /// What serves `path`.
-    pub(crate) fn find(&self, path: &str) -> Option<Router> {
-        self.0.mounted.load().get(path).cloned()
+    /// Everything that is mounted, now or later, as one router. Any other path is 404; one whose source is away is 503, because a sender
+    /// takes 404 for final.
+    pub(crate) fn router(&self) -> Router {
+        let routes = self.clone();
+        Router::new().fallback(move |request: Request| async move { routes.respond(request).await })
+    }
+
+    pub(crate) async fn respond(&self, request: Request) -> Response {
+        let found = self.0.mounted.load().get(request.uri().path()).cloned();
+        match found {
+            Some(Some(mut router)) => match router.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            Some(None) => Problem::unavailable("the source is not running now", Duration::from_secs(1)).into_response(),
+            None => Problem::new(StatusCode::NOT_FOUND, "nothing is served at this path").into_response(),
+        }
     }
 }
 
@@ -49,7 +78,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _change = self.routes.0.change.lock().unwrap_or_else(PoisonError::into_inner);
         let mut mounted = HashMap::clone(&self.routes.0.mounted.load());
-        mounted.remove(&self.path);
+        mounted.insert(self.path.clone(), None);
         self.routes.0.mounted.store(Arc::new(mounted));
     }
 }

@@ -16,10 +16,15 @@ use crate::{
     store::{Accepted, Millis, Store, StoreError},
 };
 
+mod backoff;
+mod http;
 pub mod memory;
 pub mod poller;
 pub mod queue;
-pub mod tasks;
+pub(crate) mod supervise;
+pub(crate) mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timer;
 pub mod webhook;
 
@@ -155,6 +160,16 @@ impl SourceContext {
             handler: handler.into(),
         };
         self.store.settled(call).await
+    }
+
+    /// How many tasks of this source are not settled: waiting, running or parked.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn unsettled(&self) -> Result<u64, StoreError> {
+        let depths = self.store.depths().await?;
+        let ours = depths.iter().filter(|d| d.tenant == self.origin.tenant && *d.source == *self.origin.source);
+        Ok(ours.map(|d| d.ready + d.later + d.running).sum())
     }
 
     /// The HTTP routes of the host's listener.

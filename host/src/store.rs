@@ -3,13 +3,26 @@
 //! [`Store`] is the seam; [`sqlite`] is the embedded default. Everything a call wants to change goes through [`Store::commit`] in one
 //! transaction that also checks what the call read, so that effects happen together, once, or not at all.
 
-use std::{collections::BTreeMap, future::Future, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    ops::ControlFlow,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{event::Event, outcome::Response, tenant::Tenant};
 
+#[cfg(test)]
+mod conformance;
+mod holds;
 pub mod sqlite;
 
 /// What a store operation returns.
@@ -63,8 +76,10 @@ pub struct Acceptance {
     pub key: Option<String>,
     /// What happened.
     pub event: Arc<Event>,
-    /// The handlers that want it. Empty: it is written as a dead letter "no route".
+    /// The handlers that want it.
     pub handlers: Vec<Subscriber>,
+    /// When no handler wants it: `true` writes it as a dead letter "no route", `false` only its key and `state`.
+    pub dead_letter_unmatched: bool,
     /// When its tasks become due; absent: now.
     pub due: Option<Millis>,
     /// How many emits lie between this event and one from outside.
@@ -172,11 +187,26 @@ pub struct CallId {
     pub handler: Arc<str>,
 }
 
+/// One run of a call, as far as holds are concerned: two runs of calls without a key have equal [`CallId`]s, but never the same holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Holder(u64);
+
+impl Holder {
+    /// One that was never given out before by this process.
+    #[expect(clippy::new_without_default, reason = "a default would suggest that two are equal")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// Everything one settled call writes.
 #[derive(Debug)]
 pub struct Commit {
     /// Which call.
     pub call: CallId,
+    /// Who holds keys for it, if it may hold any: what is held is let go of when the commit happens.
+    pub holder: Option<Holder>,
     /// That source's kind.
     pub kind: Arc<str>,
     /// The task it was claimed from; absent: a direct call.
@@ -273,6 +303,26 @@ pub enum Write {
     Add(i64),
 }
 
+impl Commit {
+    /// A direct call that read and did nothing: there is nothing to check and nothing to write.
+    pub(crate) fn needs_store(&self) -> bool {
+        !self.writes_nothing() || matches!(&self.verdict, Verdict::Done { effects, .. } if !effects.reads.is_empty())
+    }
+
+    /// A direct call without effects leaves no row.
+    pub(crate) fn writes_nothing(&self) -> bool {
+        self.claim.is_none() && matches!(&self.verdict, Verdict::Done { effects, keep: None } if effects.is_empty())
+    }
+
+    /// The keys it writes.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        match &self.verdict {
+            Verdict::Done { effects, .. } => effects.writes.keys().cloned().collect(),
+            Verdict::Park { .. } | Verdict::Dead { .. } => Vec::new(),
+        }
+    }
+}
+
 /// What became of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
@@ -284,6 +334,8 @@ pub enum Committed {
     Settled,
     /// The effects cannot be written, whatever is tried (an `Add` to a value that is no number): nothing happened.
     Invalid(String),
+    /// The backlog of this source, to which it emits, is full ([`Acceptance::backlog`]): nothing happened; later it may.
+    Full(String),
 }
 
 /// A settled call, as remembered.
@@ -373,27 +425,32 @@ pub trait Store: Send + Sync + 'static {
     fn accept(&self, acceptance: Acceptance) -> StoreFuture<'_, Accepted>;
 
     /// Claim tasks that are due, oldest first within each want. Tasks behind an unsettled one with the same order key are left.
+    ///
+    /// What was claimed for a future that is dropped comes back with the next claim.
     fn claim(&self, wants: Vec<Want>) -> StoreFuture<'_, Vec<Task>>;
 
-    /// Give claims back that were never started: due again at once, no attempt counted.
+    /// Give claims back that were never started: due again at once, no attempt counted. A suspect stays one.
     fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()>;
 
     /// When the next task that is not due yet becomes due.
     fn next_due(&self) -> StoreFuture<'_, Option<Millis>>;
 
-    /// A suspect task is about to run alone: counted durably before the call. After the third time `Break`: it was quarantined as a dead
-    /// letter instead.
+    /// A suspect task is about to run alone: written durably before the call, and counted when the host ends under it. After the third
+    /// time `Break`: it was quarantined as a dead letter instead. `Break` too when the claim is void.
     fn alone(&self, claim: Claim) -> StoreFuture<'_, ControlFlow<()>>;
 
     /// Settle a call.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, Committed>;
 
     /// Check what a call has read so far and hold the keys it read or wrote: until [`Store::unhold`], the same call's commit or `until`
-    /// (whichever is first), every other commit that writes them waits. `false`: it was overtaken and holds nothing.
-    fn hold(&self, call: CallId, reads: Vec<Read>, writes: Vec<String>, until: Duration) -> StoreFuture<'_, bool>;
+    /// has passed (whichever is first), every other commit that writes them waits. `false`: it was overtaken, or others held the keys
+    /// all that time; it holds nothing.
+    ///
+    /// A holder that asks again asks for everything it needs: what it held before is let go of first.
+    fn hold(&self, holder: Holder, tenant: Tenant, reads: Vec<Read>, writes: Vec<String>, until: Duration) -> StoreFuture<'_, bool>;
 
     /// Let go of what a call holds. Nothing held is no error.
-    fn unhold(&self, call: &CallId);
+    fn unhold(&self, holder: Holder);
 
     /// The settled row of a call, if it has one.
     fn settled(&self, call: CallId) -> StoreFuture<'_, Option<Settled>>;

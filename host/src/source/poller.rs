@@ -1,1 +1,307 @@
-//! stub
+//! Polls a database: rows, or the value of a condition, become events.
+//!
+//! There are three ways to know what is new, one file each: [`claim`] (a row is leased, handled and marked), [`query`] (any `SELECT`, each
+//! (key, version) once) and [`condition`] (one value, and whether it changed). What they share is here: when the database is asked, how
+//! many events may be taken, what happens when it does not answer, and how a stop ends. Statements are the operator's own, in the
+//! database's own SQL: "now" is `datetime('now')` in SQLite.
+//!
+//! The loop does one thing at a time, so polls never overlap. It never ends because of the database: it says so once, tries again with a
+//! growing wait, and says when it is back. Nothing new is taken while a handled row cannot be marked.
+
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Either, pending},
+    stream::FuturesUnordered,
+};
+
+use self::{claim::Claims, condition::Condition, database::Database, query::Query};
+use super::{Source, SourceContext, SourceError, backoff::Backoff};
+use crate::{
+    channel::Credit,
+    config::{PollMode, PollerConfig},
+    event::Event,
+    receipt::Answer,
+    store::StoreError,
+};
+
+mod claim;
+mod condition;
+mod database;
+mod query;
+mod row;
+
+/// The most rows that one poll takes: transactions in somebody else's database are kept short.
+const MAX_BATCH: usize = 256;
+/// The longest wait between two attempts to reach a database that does not answer.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How often a stop tries to mark what was handled before it leaves that to the lease.
+const ATTEMPTS_AT_STOP: u32 = 3;
+
+/// A source that polls a database.
+#[derive(Debug)]
+pub struct PollerSource {
+    config: PollerConfig,
+}
+
+/// One of the three ways to know what is new.
+trait Mode: Send {
+    /// What is needed to carry out the answer to an event.
+    type Ticket: Send + 'static;
+
+    /// What is new, at most `limit` events. Those with a ticket are to be sent; a mode that accepts its events durably returns none.
+    fn poll(&mut self, limit: usize) -> impl Future<Output = Result<Vec<Found<Self::Ticket>>, PollError>> + Send;
+
+    /// Carry out answers. Whatever was carried out has left `answered` when this returns, with an error too.
+    fn settle(&mut self, answered: &mut Vec<Answered<Self::Ticket>>) -> impl Future<Output = Result<(), PollError>> + Send;
+
+    /// How often what is in flight has to be held on to.
+    fn renew_every(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Hold on to what is in flight.
+    fn renew(&mut self) -> impl Future<Output = Result<(), PollError>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// An event that has to be sent.
+struct Found<T> {
+    event: Event,
+    /// What it is recognised by when it comes again.
+    key: String,
+    ticket: T,
+}
+
+/// An answer that has to be carried out.
+struct Answered<T> {
+    ticket: T,
+    answer: Answer,
+}
+
+/// Why a poll failed.
+#[derive(Debug, thiserror::Error)]
+enum PollError {
+    #[error(transparent)]
+    Database(#[from] database::DatabaseError),
+    #[error("the store failed: {0}")]
+    Store(#[from] StoreError),
+    #[error("the query gives no column {0:?}; select it, or name another in the source's `key` and `version`")]
+    NoColumn(String),
+    #[error("the query gives more than {0} rows; narrow it, every row it gives has to be remembered")]
+    TooManyRows(usize),
+    #[error("{0} events of this source are not settled yet; it waits for its handlers")]
+    Backlog(u64),
+}
+
+impl PollerSource {
+    /// A source that polls as `config` says.
+    pub fn new(config: PollerConfig) -> Self {
+        Self { config }
+    }
+}
+
+impl Source for PollerSource {
+    fn kind(&self) -> &str {
+        "poller"
+    }
+
+    fn run(&self, ctx: SourceContext) -> Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + '_>> {
+        let PollerConfig { database, every, mode } = self.config.clone();
+        let database = Database::new(&database);
+        Box::pin(async move {
+            match mode {
+                PollMode::Claim { table, key, filter, done, lease } => {
+                    let table = claim::Table { source: claim::name_of(ctx.origin()), table, key, filter, done, lease };
+                    Poller::new(ctx, every, Claims::new(database, table)).run().await;
+                }
+                PollMode::Query { query, key, version } => {
+                    Poller::new(ctx.clone(), every, Query::new(ctx, database, query, key, version)).run().await;
+                }
+                PollMode::Condition { condition, on } => {
+                    Poller::new(ctx.clone(), every, Condition::new(ctx, database, condition, on)).run().await;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The loop around a mode.
+struct Poller<M: Mode> {
+    ctx: SourceContext,
+    every: Duration,
+    mode: M,
+    /// Events that were sent, at most one for each credit.
+    in_flight: FuturesUnordered<BoxFuture<'static, Answered<M::Ticket>>>,
+    /// Answers that are not carried out yet.
+    answered: Vec<Answered<M::Ticket>>,
+    /// When the database is asked next.
+    due: Instant,
+    /// When what is in flight has to be held on to.
+    renewal: Instant,
+    /// The last poll found as much as it could take: there is probably more.
+    more: bool,
+    backoff: Backoff,
+    /// Failures in a row.
+    failures: u32,
+}
+
+impl<M: Mode> Poller<M> {
+    fn new(ctx: SourceContext, every: Duration, mode: M) -> Self {
+        let now = Instant::now();
+        Self {
+            ctx,
+            every,
+            mode,
+            in_flight: FuturesUnordered::new(),
+            answered: Vec::new(),
+            due: now,
+            renewal: now,
+            more: false,
+            backoff: Backoff::new(every.clamp(Duration::from_millis(50), Duration::from_secs(1)), MAX_WAIT),
+            failures: 0,
+        }
+    }
+
+    async fn run(mut self) {
+        let stopping = self.ctx.stopping().clone();
+        while !stopping.is_cancelled() {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
+                () = renewal(self.renewal, &self.mode), if !self.in_flight.is_empty() => self.renew().await,
+                () = at(self.due) => self.poll().await,
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Ask the database once: carry out what is owed, then take what is new.
+    async fn poll(&mut self) {
+        let started = Instant::now();
+        self.due = started + self.every;
+        if !self.settle().await {
+            return;
+        }
+        let mut credits = self.take_credits();
+        if credits.is_empty() {
+            return;
+        }
+        match self.mode.poll(credits.len()).await {
+            Ok(found) => {
+                self.recovered();
+                self.more = found.len() == credits.len();
+                if self.in_flight.is_empty() {
+                    self.renewal = started;
+                }
+                for (found, credit) in found.into_iter().zip(credits.drain(..)) {
+                    self.send(found, credit).await;
+                }
+                self.hurry();
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn take_credits(&self) -> Vec<Credit> {
+        std::iter::from_fn(|| self.ctx.credits().try_acquire()).take(MAX_BATCH).collect()
+    }
+
+    async fn send(&mut self, found: Found<M::Ticket>, credit: Credit) {
+        let Found { event, key, ticket } = found;
+        let pending = self.ctx.send(event, Some(key), credit).await;
+        self.in_flight.push(async move { Answered { ticket, answer: pending.answer().await } }.boxed());
+    }
+
+    /// One answer, and every other that is there already: they share a transaction.
+    async fn take_answer(&mut self, first: Answered<M::Ticket>) {
+        self.answered.push(first);
+        while let Some(Some(answered)) = self.in_flight.next().now_or_never() {
+            self.answered.push(answered);
+        }
+        // While the database does not answer, the next poll carries them out.
+        if self.failures == 0 && self.settle().await {
+            self.hurry();
+        }
+    }
+
+    /// Carry out the answers. `false`: some are still owed.
+    async fn settle(&mut self) -> bool {
+        if self.answered.is_empty() {
+            return true;
+        }
+        match self.mode.settle(&mut self.answered).await {
+            Ok(()) => true,
+            Err(error) => {
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    async fn renew(&mut self) {
+        if let Err(error) = self.mode.renew().await {
+            self.failed(&error);
+        }
+        // A lease lasts for several of these: one that failed is not lost.
+        self.renewal = Instant::now() + self.mode.renew_every().unwrap_or(MAX_WAIT);
+    }
+
+    /// Ask again at once when there is more; not before half of the credits are free, or each row would be a poll of its own.
+    fn hurry(&mut self) {
+        let credits = self.ctx.credits();
+        if self.more && credits.free() * 2 >= credits.limit() {
+            self.due = Instant::now();
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.failures = 0;
+        self.backoff.reset();
+        self.ctx.ready();
+    }
+
+    fn failed(&mut self, error: &PollError) {
+        self.failures += 1;
+        self.due = Instant::now() + self.backoff.after_failure();
+        self.ctx.unready(error);
+    }
+
+    /// A stop: wait for the answers that are owed and carry them out.
+    async fn finish(&mut self) {
+        self.failures = 0;
+        self.backoff.reset();
+        while !(self.in_flight.is_empty() && self.answered.is_empty()) {
+            let retry = if self.failures == 0 { Either::Left(pending()) } else { Either::Right(at(self.due)) };
+            tokio::select! {
+                Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
+                () = renewal(self.renewal, &self.mode), if !self.in_flight.is_empty() => self.renew().await,
+                () = retry => if self.settle().await { self.failures = 0 },
+            }
+            if self.in_flight.is_empty() && self.failures >= ATTEMPTS_AT_STOP {
+                let origin = self.ctx.origin();
+                tracing::warn!(tenant = %origin.tenant, source = %origin.source, rows = self.answered.len(),
+                    "what was handled could not be marked before the stop; these rows come again and calls with effects are recognised");
+                return;
+            }
+        }
+    }
+}
+
+async fn at(instant: Instant) {
+    tokio::time::sleep_until(instant.into()).await;
+}
+
+/// When the mode has to hold on to what is in flight; never, if it does not have to.
+fn renewal<M: Mode>(due: Instant, mode: &M) -> impl Future<Output = ()> + use<M> {
+    match mode.renew_every() {
+        Some(_) => Either::Left(at(due)),
+        None => Either::Right(pending()),
+    }
+}

@@ -1,1 +1,3 @@
-//! stub
+//! Message queues as sources. The embedded one lives in the host's own store.
+
+pub mod embedded;

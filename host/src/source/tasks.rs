@@ -1,1 +1,156 @@
-//! stub
+//! Feeds the store's tasks into the host: accepted webhooks, queue messages, timers, emits, delayed and parked calls.
+//!
+//! A task is claimed only with a credit in hand, so that what the host holds stays bounded and one group's flood leaves room for every other.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    channel::{ControlSender, Credit, Credits, Delivery, Intake, Origin},
+    controller::{
+        bell::{Bell, Group},
+        settle::{Settler, now},
+    },
+    receipt::Receipt,
+    store::{Store, StoreError, Task, Want},
+};
+
+/// The most tasks of one group in one claim.
+const CLAIM: usize = 64;
+/// How long to wait after the store failed.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+/// However quiet it is, the store is asked again after this.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Claims tasks and sends them.
+pub(crate) struct TaskFeeder {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) control: ControlSender,
+    pub(crate) settler: Arc<Settler>,
+    pub(crate) bell: Bell,
+    /// Credits of each group.
+    pub(crate) in_flight: usize,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl TaskFeeder {
+    /// Feed until told to stop.
+    pub(crate) async fn run(self, mut state: FeederState) {
+        loop {
+            let wait = match self.feed(&mut state).await {
+                Ok(wait) => wait,
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    self.settler.note_store(Some(&error));
+                    STORE_RETRY
+                }
+            };
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = self.bell.rung() => {}
+                () = tokio::time::sleep(wait) => state.due = true,
+            }
+        }
+    }
+
+    /// Claim and send what there is credit for. How long until the next task is due.
+    async fn feed(&self, state: &mut FeederState) -> Result<Duration, StoreError> {
+        self.settler.release_returned().await?;
+        if !state.started || std::mem::take(&mut state.due) {
+            state.started = true;
+            state.dirty.extend(self.waiting_groups().await?);
+        }
+        loop {
+            state.dirty.extend(self.bell.take());
+            let mut credits = HashMap::<Group, Vec<Credit>>::new();
+            let mut wants = Vec::new();
+            for group in std::mem::take(&mut state.dirty) {
+                let held = state.credits_of(&group, self.in_flight);
+                // A group without a credit rings again when one of its calls is settled.
+                if held.is_empty() {
+                    continue;
+                }
+                let Group { tenant, source, handler } = group.clone();
+                wants.push(Want { tenant, source, handler, limit: held.len() });
+                credits.insert(group, held);
+            }
+            if wants.is_empty() || self.stopping.is_cancelled() {
+                break;
+            }
+            let tasks = self.store.claim(wants).await?;
+            if tasks.is_empty() {
+                break;
+            }
+            for task in tasks {
+                let group = Group { tenant: task.tenant.clone(), source: task.source.clone(), handler: task.handler.clone() };
+                let Some(credit) = credits.get_mut(&group).and_then(Vec::pop) else {
+                    self.settler.give_back(task.claim);
+                    continue;
+                };
+                // It may have more: claimed until a claim comes back short.
+                state.dirty.insert(group);
+                if task.suspect {
+                    state.suspects.push_back((task, credit));
+                } else {
+                    drop(self.deliver(task, credit).await);
+                }
+            }
+            self.run_suspect(state).await?;
+        }
+        self.run_suspect(state).await?;
+        let next = self.store.next_due().await?;
+        Ok(next.map_or(IDLE, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(IDLE))
+    }
+
+    /// Suspects run one at a time, each counted before its call.
+    async fn run_suspect(&self, state: &mut FeederState) -> Result<(), StoreError> {
+        while let Some((task, credit)) = state.suspects.pop_front() {
+            if self.store.alone(task.claim).await?.is_continue() {
+                let ended = self.deliver(task, credit).await;
+                tokio::select! {
+                    _ = ended.answer() => {}
+                    () = self.stopping.cancelled() => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn deliver(&self, task: Task, credit: Credit) -> crate::receipt::Pending {
+        let (receipt, pending) = Receipt::new();
+        let origin = Origin { tenant: task.tenant.clone(), source: task.source.clone(), kind: task.kind.clone() };
+        let (event, key) = (task.event.clone(), task.key.clone());
+        self.control.send(Delivery { event, origin, key, receipt, credit, intake: Intake::Task(Box::new(task)) }).await;
+        pending
+    }
+
+    /// Every group that has tasks which are due.
+    async fn waiting_groups(&self) -> Result<HashSet<Group>, StoreError> {
+        let depths = self.store.depths().await?;
+        let group = |d: crate::store::Depth| Group { tenant: d.tenant, source: d.source.into(), handler: d.handler.into() };
+        Ok(depths.into_iter().filter(|d| d.ready > 0).map(group).collect())
+    }
+}
+
+/// What the feeder remembers between rounds.
+#[derive(Default)]
+pub(crate) struct FeederState {
+    started: bool,
+    due: bool,
+    /// Groups that may have tasks to claim.
+    dirty: HashSet<Group>,
+    credits: HashMap<Group, Credits>,
+    suspects: VecDeque<(Task, Credit)>,
+}
+
+impl FeederState {
+    fn credits_of(&mut self, group: &Group, limit: usize) -> Vec<Credit> {
+        let credits = self.credits.entry(group.clone()).or_insert_with(|| Credits::new(limit));
+        std::iter::from_fn(|| credits.try_acquire()).take(CLAIM).collect()
+    }
+}

@@ -1,1 +1,308 @@
-//! stub
+//! The embedded store: one SQLite file, one host.
+//!
+//! One thread writes, in groups that share a commit ([`writer`]); a few connections read beside it ([`readers`]). A lock of the operating
+//! system makes the file one process's ([`file`]), so whatever was running when it is opened runs no more ([`schema`]).
+
+use std::{
+    mem,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use self::{
+    clock::Clock,
+    expire::Old,
+    readers::Readers,
+    writer::{Survive, Writer},
+};
+use super::{
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, Read, Retention, Settled,
+    Store, StoreError, StoreFuture, Subscriber, Task, Want, holds::Holds,
+};
+use crate::tenant::Tenant;
+
+mod accept;
+mod clock;
+mod dead_letter;
+mod expire;
+mod file;
+mod keyvalue;
+mod readers;
+mod rows;
+mod schema;
+mod settle;
+mod source_state;
+mod task;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+/// Dead letters of one step: they come with their data.
+const LETTERS: usize = 64;
+
+/// A store in one SQLite file.
+///
+/// Dropped without [`Store::close`] it carries out what was handed over, which blocks for that long, and counts as an end nobody asked for.
+#[derive(Debug)]
+pub struct SqliteStore {
+    // In the order of dropping: the writer lets go of the file last of all that use it.
+    readers: Readers,
+    writer: Writer,
+    holds: Holds,
+    clock: Arc<Clock>,
+    abandoned: Arc<Abandoned>,
+    start_number: u64,
+    _folder: Option<TempDir>,
+}
+
+impl SqliteStore {
+    /// Open the store at `path`, and make it and its folder when it is not there. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when a host, also of this process, has it open; [`StoreError::Newer`] when a newer version made it;
+    /// [`StoreError::Full`] when there is no room; [`StoreError::Other`] when the file is no store or cannot be read or written.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = file::prepare(path)?;
+        Self::start(&path, None).map_err(|error| match error {
+            StoreError::Other(why) => StoreError::Other(format!("cannot open the store {}: {why}", path.display())),
+            other => other,
+        })
+    }
+
+    /// A store of which nothing survives: for tests, and for pipelines that need nothing to.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`]: it is a file all the same, in the folder for temporary files, since SQLite's own memory databases
+    /// cannot be read beside a writer.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let failed = |error| StoreError::Other(format!("cannot make a folder for a store in memory: {error}"));
+        let folder = tempfile::Builder::new().prefix("koksmat-").tempdir().map_err(failed)?;
+        let path = file::prepare(&folder.path().join("memory.db"))?;
+        Self::start(&path, Some(folder))
+    }
+
+    fn start(path: &Path, folder: Option<TempDir>) -> Result<Self, StoreError> {
+        let durable = folder.is_none();
+        let lock = file::Lock::take(path)?;
+        let (connection, start_number) = schema::open(path, durable)?;
+        let readers = Readers::open(path)?;
+        let writer =
+            Writer::start(connection, lock, durable).map_err(|error| StoreError::Other(format!("cannot start its thread: {error}")))?;
+        Ok(Self {
+            readers,
+            writer,
+            holds: Holds::default(),
+            clock: Arc::default(),
+            abandoned: Arc::default(),
+            start_number,
+            _folder: folder,
+        })
+    }
+}
+
+impl Store for SqliteStore {
+    fn accept(&self, acceptance: Acceptance) -> StoreFuture<'_, Accepted> {
+        let clock = self.clock.clone();
+        Box::pin(self.writer.run(Survive::PowerLoss, move |c| Ok(accept::accept(c, &acceptance, clock.now())?)))
+    }
+
+    fn claim(&self, wants: Vec<Want>) -> StoreFuture<'_, Vec<Task>> {
+        Box::pin(async move {
+            let place = self.writer.place().await?;
+            let (clock, abandoned) = (self.clock.clone(), self.abandoned.clone());
+            let returned = Arc::new(self.abandoned.take());
+            let again = returned.clone();
+            let work = move |c: &Connection| {
+                task::release(c, &returned)?;
+                Ok(task::claim(c, &wants, clock.now())?)
+            };
+            let claimed = place.hand_over_and(Survive::Crash, work, |tasks| Claimed { tasks, abandoned }).wait().await;
+            let claimed = claimed.inspect_err(|_| self.abandoned.lock().extend(again.iter()))?;
+            Ok(claimed.keep())
+        })
+    }
+
+    fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()> {
+        Box::pin(self.writer.run(Survive::Crash, move |c| Ok(task::release(c, &claims)?)))
+    }
+
+    fn next_due(&self) -> StoreFuture<'_, Option<Millis>> {
+        let clock = self.clock.clone();
+        Box::pin(self.readers.run(move |c| task::next_due(c, clock.now())))
+    }
+
+    fn alone(&self, claim: Claim) -> StoreFuture<'_, ControlFlow<()>> {
+        let clock = self.clock.clone();
+        Box::pin(self.writer.run(Survive::PowerLoss, move |c| Ok(task::alone(c, claim, clock.now())?)))
+    }
+
+    fn commit(&self, commit: Commit) -> StoreFuture<'_, Committed> {
+        Box::pin(async move {
+            let (holder, tenant, keys) = (commit.holder, commit.call.tenant.clone(), commit.writes());
+            if !commit.needs_store() {
+                holder.into_iter().for_each(|holder| self.holds.release(holder));
+                return Ok(Committed::Yes);
+            }
+            let survive = if commit.writes_nothing() { Survive::Crash } else { Survive::PowerLoss };
+            let clock = self.clock.clone();
+            loop {
+                // Not with a place in the queue in hand: the holder may need it.
+                self.holds.wait(holder, &tenant, &keys).await;
+                let place = self.writer.place().await?;
+                let answer = {
+                    let Some(_passage) = self.holds.pass(holder, &tenant, &keys) else { continue };
+                    place.hand_over(survive, move |c| settle::settle(c, &commit, clock.now()))
+                };
+                return answer.wait().await;
+            }
+        })
+    }
+
+    fn hold(&self, holder: Holder, tenant: Tenant, reads: Vec<Read>, writes: Vec<String>, until: Duration) -> StoreFuture<'_, bool> {
+        Box::pin(async move {
+            let request = self.holds.request(holder, tenant.clone(), &reads, writes, until);
+            if !request.held().await {
+                return Ok(false);
+            }
+            // Commits that passed before are ahead in the writer's queue, so this check sees what they did; later ones wait.
+            let valid = self.writer.run(Survive::Crash, move |c| Ok(keyvalue::unchanged(c, &tenant, &reads)?)).await?;
+            if valid {
+                request.keep();
+            }
+            Ok(valid)
+        })
+    }
+
+    fn unhold(&self, holder: Holder) {
+        self.holds.release(holder);
+    }
+
+    fn settled(&self, call: CallId) -> StoreFuture<'_, Option<Settled>> {
+        Box::pin(self.readers.run(move |c| settle::settled(c, &call)))
+    }
+
+    fn get(&self, tenant: Tenant, key: String) -> StoreFuture<'_, Option<(Bytes, i64)>> {
+        Box::pin(self.readers.run(move |c| keyvalue::get(c, &tenant, &key)))
+    }
+
+    fn list(&self, tenant: Tenant, prefix: String, after: Option<String>, limit: usize) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(self.readers.run(move |c| keyvalue::list(c, &tenant, &prefix, after.as_deref(), limit)))
+    }
+
+    fn state(&self, tenant: Tenant, source: Arc<str>, prefix: String) -> StoreFuture<'_, Vec<(String, Vec<u8>)>> {
+        Box::pin(self.readers.run(move |c| source_state::get(c, &tenant, &source, &prefix)))
+    }
+
+    fn set_state(&self, tenant: Tenant, source: Arc<str>, entries: Vec<(String, Option<Vec<u8>>)>) -> StoreFuture<'_, ()> {
+        Box::pin(self.writer.run(Survive::PowerLoss, move |c| Ok(source_state::set(c, &tenant, &source, &entries)?)))
+    }
+
+    fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {
+        let clock = self.clock.clone();
+        Box::pin(self.readers.run(move |c| task::depths(c, clock.now())))
+    }
+
+    fn dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, Vec<DeadLetter>> {
+        Box::pin(self.readers.run(move |c| dead_letter::list(c, &query)))
+    }
+
+    fn replay(&self, query: DeadLetterQuery, route: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let (mut query, mut replayed) = (query, 0);
+            while query.limit > 0 {
+                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
+                query.limit -= step.limit;
+                let (clock, route) = (self.clock.clone(), route.clone());
+                let step = self.writer.run(Survive::PowerLoss, move |c| Ok(dead_letter::replay(c, &step, &*route, clock.now())?)).await?;
+                replayed += step.done;
+                let Some(last) = step.last else { break };
+                query.after = last;
+            }
+            Ok(replayed)
+        })
+    }
+
+    fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let (mut query, mut purged) = (query, 0);
+            while query.limit > 0 {
+                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
+                query.limit -= step.limit;
+                let gone = self.writer.run(Survive::PowerLoss, move |c| Ok(dead_letter::purge(c, &step)?)).await?;
+                purged += gone;
+                if gone == 0 {
+                    break;
+                }
+            }
+            Ok(purged)
+        })
+    }
+
+    fn expire(&self, retention: Retention) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let (settled, dead_letters) = (self.clock.before(retention.settled), self.clock.before(retention.dead_letters));
+            let mut forgotten = 0;
+            for (old, before) in [(Old::Accepted, settled), (Old::Settled, settled), (Old::DeadLetters, dead_letters)] {
+                loop {
+                    let gone = self.writer.run(Survive::PowerLoss, move |c| Ok(expire::step(c, old, before)?)).await?;
+                    forgotten += gone as u64;
+                    if gone < expire::STEP {
+                        break;
+                    }
+                }
+            }
+            Ok(forgotten)
+        })
+    }
+
+    fn start_number(&self) -> u64 {
+        self.start_number
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.readers.close().await;
+            self.writer.close().await
+        })
+    }
+}
+
+/// Claims nobody took: their tasks would stay running until the next start. They are given back with the next claim.
+#[derive(Debug, Default)]
+struct Abandoned(Mutex<Vec<Claim>>);
+
+impl Abandoned {
+    fn take(&self) -> Vec<Claim> {
+        mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Claim>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Claimed tasks on their way to who wanted them.
+struct Claimed {
+    tasks: Vec<Task>,
+    abandoned: Arc<Abandoned>,
+}
+
+impl Claimed {
+    fn keep(mut self) -> Vec<Task> {
+        mem::take(&mut self.tasks)
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if !self.tasks.is_empty() {
+            self.abandoned.lock().extend(self.tasks.iter().map(|task| task.claim));
+        }
+    }
+}

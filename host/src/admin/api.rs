@@ -1,0 +1,210 @@
+//! The operators' calls, the same through the admin address (with the token) and the control socket: status, dead letters, publishing.
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Query, Request, State},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    admin::{Admin, json},
+    channel::Origin,
+    controller::{bell::Group, router},
+    health::Report,
+    listener::{bearer, problem::Problem},
+    store::{DeadLetter, DeadLetterQuery, Depth, Subscriber},
+};
+
+/// How a request proves that it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// By `Authorization: Bearer`.
+    Token,
+    /// By having reached the socket.
+    Socket,
+}
+
+/// `koksmat status`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StatusReport {
+    pub(crate) health: serde_json::Value,
+    pub(crate) uptime_ms: u64,
+    pub(crate) running: usize,
+    pub(crate) waiting: usize,
+    pub(crate) lanes: serde_json::Value,
+    pub(crate) queues: serde_json::Value,
+    pub(crate) ledger: serde_json::Value,
+    pub(crate) dead_letters: u64,
+}
+
+/// Which dead letters, as a query string has it.
+#[derive(Debug, Default, Deserialize)]
+struct Which {
+    id: Option<i64>,
+    handler: Option<String>,
+    source: Option<String>,
+    #[serde(default)]
+    after: i64,
+    limit: Option<usize>,
+    #[serde(default)]
+    all: bool,
+}
+
+/// The routes of the API.
+pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
+    let routes = Router::new()
+        .route("/api/status", get(status))
+        .route("/api/dead-letters", get(list))
+        .route("/api/dead-letters/replay", post(replay))
+        .route("/api/dead-letters", delete(purge))
+        .route("/api/queues/{name}", post(publish));
+    match access {
+        Access::Socket => routes,
+        Access::Token => routes.route_layer(middleware::from_fn_with_state(admin, check_token)),
+    }
+}
+
+async fn check_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if bearer::matches(request.headers(), std::slice::from_ref(admin.token.secret())) {
+        next.run(request).await
+    } else {
+        problem(StatusCode::UNAUTHORIZED, "this needs the token of the host, as `Authorization: Bearer TOKEN`")
+    }
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    Problem::new(status, detail).into_response()
+}
+
+async fn status(State(admin): State<Admin>) -> Response {
+    let report: Report = admin.health.report();
+    let controller = admin.status().await.unwrap_or_default();
+    let depths: Vec<Depth> = match admin.store.depths().await {
+        Ok(depths) => depths,
+        Err(error) => return store_error(&error),
+    };
+    let dead_letters = admin.store.dead_letters(DeadLetterQuery { limit: 10_000, ..Default::default() }).await.map_or(0, |d| d.len() as u64);
+    let value = |v: &dyn erased::Value| v.value();
+    json(
+        StatusCode::OK,
+        &StatusReport {
+            health: value(&report),
+            uptime_ms: u64::try_from(admin.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            running: controller.running,
+            waiting: controller.waiting,
+            lanes: value(&controller.lanes),
+            queues: value(&depths),
+            ledger: value(&admin.ledgers.ledger()),
+            dead_letters,
+        },
+    )
+}
+
+/// Anything serialisable as a JSON value.
+mod erased {
+    pub(super) trait Value {
+        fn value(&self) -> serde_json::Value;
+    }
+    impl<T: serde::Serialize> Value for T {
+        fn value(&self) -> serde_json::Value {
+            serde_json::to_value(self).unwrap_or_default()
+        }
+    }
+}
+
+impl Which {
+    /// One command must not change everything by leaving something out.
+    fn query(self) -> Result<DeadLetterQuery, Response> {
+        if self.id.is_none() && self.handler.is_none() && self.source.is_none() && !self.all {
+            return Err(problem(StatusCode::BAD_REQUEST, "say which: `id`, `handler`, `source`, or `all=true`"));
+        }
+        Ok(DeadLetterQuery { id: self.id, tenant: None, handler: self.handler, source: self.source, after: 0, limit: usize::MAX })
+    }
+}
+
+async fn list(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
+    const PAGE: usize = 1_000;
+    let query = DeadLetterQuery {
+        id: which.id,
+        tenant: None,
+        handler: which.handler,
+        source: which.source,
+        after: which.after,
+        limit: which.limit.unwrap_or(PAGE).min(PAGE),
+    };
+    match admin.store.dead_letters(query).await {
+        Ok(letters) => json(StatusCode::OK, &letters.iter().map(shown).collect::<Vec<_>>()),
+        Err(error) => store_error(&error),
+    }
+}
+
+/// A dead letter as it is shown: its event in the JSON format of CloudEvents.
+pub(crate) fn shown(letter: &DeadLetter) -> serde_json::Value {
+    let mut value = serde_json::to_value(letter).unwrap_or_default();
+    value["event"] = serde_json::from_str(&crate::event::cloudevents::to_structured(&letter.event)).unwrap_or_default();
+    value
+}
+
+async fn replay(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
+    let query = match which.query() {
+        Ok(query) => query,
+        Err(response) => return response,
+    };
+    let (generation, bell) = (admin.generation.load_full(), admin.bell.clone());
+    let route = move |letter: &DeadLetter| -> Vec<Subscriber> {
+        let origin =
+            Origin { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), kind: letter.kind.as_str().into() };
+        let routed = router::route(&generation, &origin, &letter.event);
+        routed.iter().map(router::Routed::subscriber).collect()
+    };
+    let letters = admin.store.dead_letters(query.clone()).await.unwrap_or_default();
+    match admin.store.replay(query, std::sync::Arc::new(route.clone())).await {
+        Ok(count) => {
+            for letter in &letters {
+                let handlers = match &letter.handler {
+                    Some(handler) => vec![std::sync::Arc::from(handler.as_str())],
+                    None => route(letter).into_iter().map(|s| s.handler).collect(),
+                };
+                for handler in handlers {
+                    bell.ring(Group { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), handler });
+                }
+            }
+            json(StatusCode::OK, &serde_json::json!({ "replayed": count }))
+        }
+        Err(error) => store_error(&error),
+    }
+}
+
+async fn purge(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
+    let query = match which.query() {
+        Ok(query) => query,
+        Err(response) => return response,
+    };
+    match admin.store.purge(query).await {
+        Ok(count) => json(StatusCode::OK, &serde_json::json!({ "purged": count })),
+        Err(error) => store_error(&error),
+    }
+}
+
+/// Publish to an embedded queue: what `POST /queues/NAME` does, for those who reached the socket.
+async fn publish(State(admin): State<Admin>, axum::extract::Path(name): axum::extract::Path<String>, request: Request) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let (Ok(uri), Ok(token)) =
+        (format!("/queues/{name}{query}").parse(), format!("Bearer {}", admin.token.secret().expose()).parse())
+    else {
+        return problem(StatusCode::BAD_REQUEST, "the name of the queue is no path segment");
+    };
+    parts.uri = uri;
+    parts.headers.insert(header::AUTHORIZATION, token);
+    admin.routes.respond(Request::from_parts(parts, Body::new(body))).await
+}
+
+fn store_error(error: &crate::store::StoreError) -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+}

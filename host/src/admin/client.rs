@@ -1,0 +1,127 @@
+//! The other end of the control socket: what commands beside a running host use.
+
+use std::path::PathBuf;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::{admin::socket, config::StoreConfig, task};
+
+/// A client of a running host on this machine.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why a request to a running host failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Its store is in memory, so it has no socket.
+    #[error("a host whose store is in memory cannot be reached by commands")]
+    InMemory,
+    /// No host runs.
+    #[error("no host runs on this store (nothing answers at {}): start it with `koksmat run`", .0.display())]
+    NotRunning(PathBuf),
+    /// The host refused, in its words.
+    #[error("the host answered {status}: {detail}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its words.
+        detail: String,
+    },
+    /// The connection broke.
+    #[error("the host went away: {0}")]
+    Broken(String),
+}
+
+/// A request to a running host.
+#[derive(Debug)]
+pub struct Request {
+    method: http::Method,
+    path: String,
+    query: String,
+    content_type: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    /// GET `path`.
+    pub fn get(path: &str) -> Self {
+        Self::new(http::Method::GET, path)
+    }
+
+    /// POST to `path`.
+    pub fn post(path: &str) -> Self {
+        Self::new(http::Method::POST, path)
+    }
+
+    /// DELETE `path`.
+    pub fn delete(path: &str) -> Self {
+        Self::new(http::Method::DELETE, path)
+    }
+
+    fn new(method: http::Method, path: &str) -> Self {
+        Self { method, path: path.to_owned(), query: String::new(), content_type: None, body: Vec::new() }
+    }
+
+    /// With these parameters.
+    pub fn query<'a>(mut self, parameters: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(parameters);
+        self.query = query.finish();
+        self
+    }
+
+    /// With this body.
+    pub fn body(mut self, content_type: &str, body: Vec<u8>) -> Self {
+        self.content_type = Some(content_type.to_owned());
+        self.body = body;
+        self
+    }
+}
+
+impl Client {
+    /// The client of the host with this store.
+    ///
+    /// # Errors
+    /// When such a host cannot be reached by commands at all.
+    pub fn of(store: &StoreConfig) -> Result<Self, ClientError> {
+        socket::path(store).map(|socket| Self { socket }).ok_or(ClientError::InMemory)
+    }
+
+    /// Send a request; the JSON of the answer. Cancel safe in that the host carries out what it received.
+    ///
+    /// # Errors
+    /// When no host runs, or it refuses.
+    pub async fn send(&self, request: Request) -> Result<Value, ClientError> {
+        let stream = self.connect().await.map_err(|_| ClientError::NotRunning(self.socket.clone()))?;
+        let broken = |error: hyper::Error| ClientError::Broken(error.to_string());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let connection = task::spawn("client", connection);
+        let uri = if request.query.is_empty() { request.path } else { format!("{}?{}", request.path, request.query) };
+        let mut builder = http::Request::builder().method(request.method).uri(uri).header("host", "koksmat");
+        if let Some(content_type) = request.content_type {
+            builder = builder.header("content-type", content_type);
+        }
+        let request = builder.body(Full::new(Bytes::from(request.body))).map_err(|e| ClientError::Broken(e.to_string()))?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        connection.abort();
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if status.is_success() {
+            return Ok(value);
+        }
+        Err(ClientError::Refused { status: status.as_u16(), detail: value["detail"].as_str().unwrap_or_default().to_owned() })
+    }
+
+    async fn connect(&self) -> std::io::Result<UnixStream> {
+        let stream = socket::with_short_path(&self.socket, |path| std::os::unix::net::UnixStream::connect(path))?;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    }
+}

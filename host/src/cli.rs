@@ -1,0 +1,105 @@
+//! The commands, one file each.
+
+mod build;
+mod check;
+mod dead_letters;
+mod new;
+mod run;
+mod schema;
+mod send;
+mod status;
+mod target;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Runs events from queues, databases and webhooks through sandboxed WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the host until SIGTERM or SIGINT, then drain and print the ledger
+    Run(Place),
+    /// Check the configuration and build and load every handler; serves and binds nothing
+    Check(Place),
+    /// Build and compile every handler into the cache, so that `run` starts at once
+    Build(Place),
+    /// Send an event to a queue of a running host
+    Send(send::Send),
+    /// Make a handler from a template
+    New(new::New),
+    /// Show what a running host does: sources, queues, the lane, what failed
+    Status(status::Status),
+    /// Look at, replay or purge dead letters
+    DeadLetters(dead_letters::DeadLetters),
+    /// Print the JSON Schema of koksmat.toml
+    Schema,
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    /// A folder with a koksmat.toml, or a configuration file
+    #[arg(default_value = ".")]
+    path: PathBuf,
+}
+
+/// Why a command did not do what it was asked, and the exit code that says so.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// It did not start, or what it talks to failed.
+    pub(crate) fn start(text: impl ToString) -> Self {
+        Self { code: 1, text: text.to_string() }
+    }
+
+    /// Wrong usage or configuration.
+    pub(crate) fn usage(text: impl ToString) -> Self {
+        Self { code: 2, text: text.to_string() }
+    }
+
+    /// Say it on standard error.
+    #[expect(clippy::print_stderr, reason = "a command's errors go to standard error")]
+    pub(crate) fn report(self) -> ExitCode {
+        eprintln!("{}", self.text);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<koksmat::config::Problems> for Failure {
+    fn from(problems: koksmat::config::Problems) -> Self {
+        Self::usage(problems)
+    }
+}
+
+impl Arguments {
+    pub(crate) async fn run(self) -> Result<u8, Failure> {
+        match self.command {
+            Command::Run(place) => run::run(&place.path).await,
+            Command::Check(place) => check::check(&place.path).await,
+            Command::Build(place) => build::build(&place.path).await,
+            Command::Send(send) => send.run().await,
+            Command::New(new) => new.run(),
+            Command::Status(status) => status.run().await,
+            Command::DeadLetters(dead_letters) => dead_letters.run().await,
+            Command::Schema => schema::print(),
+        }
+    }
+}
+
+/// Problems that do not keep the host from running.
+fn warn(config: &koksmat::Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}

@@ -1,0 +1,23 @@
+//! What commands beside a running host talk to: its control socket, or, when none runs, the store itself.
+
+use std::path::Path;
+
+use koksmat::{
+    Config,
+    control::{Client, ClientError},
+};
+
+use super::Failure;
+
+/// A client of the host that runs this configuration.
+pub(crate) fn client(path: &Path) -> Result<(Config, Client), Failure> {
+    // What the secrets of the sources are does not matter here, but where the store is does: the whole file has to be right.
+    let config = Config::load(path)?;
+    let client = Client::of(&config.host.store).map_err(Failure::start)?;
+    Ok((config, client))
+}
+
+/// What a failed request means to who typed the command.
+pub(crate) fn failed(error: ClientError) -> Failure {
+    Failure::start(error)
+}

@@ -1,0 +1,209 @@
+//! `[handlers.NAME]`.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{Check, EMIT, HOUR, MIB, MILLISECOND, Named, outbound, reference, seconds, source::KINDS, source::LATER, source::Sources};
+use crate::config::{
+    Grants, HandlerConfig, HostConfig, Order, PluginRef, Retry, Subscription,
+    document::Span,
+    pattern::matches,
+    raw::{self, At},
+    suggest,
+    units::ShowDuration,
+};
+
+/// A handler and where it is.
+pub(super) struct Found {
+    pub(super) config: HandlerConfig,
+    pub(super) span: Span,
+    /// Where the order of its calls is asked for.
+    pub(super) order: Option<Span>,
+}
+
+pub(super) fn check_all(check: &mut Check<'_>, tables: &[Named<'_>], sources: &Sources<'_>, host: &HostConfig) -> Vec<Found> {
+    let mut handlers = Vec::new();
+    for table in tables {
+        let section = table.node.span();
+        let Some(raw) = check.read::<raw::Handler>(table.node.clone()) else { continue };
+        let order = raw.order.as_ref().map(|at| at.span.clone());
+        let config = self::check(check, table.name, &section, raw, sources, host);
+        handlers.push(Found { config, span: table.span.clone(), order });
+    }
+    handlers
+}
+
+fn check(check: &mut Check<'_>, name: &str, section: &Span, raw: raw::Handler, sources: &Sources<'_>, host: &HostConfig) -> HandlerConfig {
+    let timeout = check.time(&raw.timeout, seconds(5), MILLISECOND..=HOUR);
+    if let Some(deadline) = host.drain_deadline.filter(|deadline| *deadline < timeout) {
+        let span = raw.timeout.as_ref().map_or(section, |at| &at.span);
+        let message = format!("a stop cuts what runs longer than host.drain-deadline, {}", ShowDuration(deadline));
+        check.warning(span, message);
+    }
+    let concurrency = raw.concurrency.as_ref().map(|_| check.count(&raw.concurrency, 1, 1..=10_000));
+    HandlerConfig {
+        tenant: check.tenant(),
+        name: name.to_owned(),
+        plugin: plugin(check, section, name, &raw),
+        on: on(check, section, &raw.on, sources),
+        atomic: raw.atomic.unwrap_or(false),
+        timeout,
+        memory: check.size(&raw.memory, 64 * MIB, MIB..=1024 * MIB),
+        concurrency: concurrency.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
+        order: raw.order.as_ref().map_or(Order::None, |at| at.value),
+        retry: retry(check, &raw.retry.unwrap_or_default()),
+        config: config(check, &raw.config),
+        grants: grants(check, &raw.grants),
+    }
+}
+
+fn plugin(check: &mut Check<'_>, section: &Span, name: &str, raw: &raw::Handler) -> PluginRef {
+    let hint = "the code, such as `handlers/invoice.js` or `plugins/invoice.wasm`";
+    let Some(At { value, span }) = check.required(section, "plugin", &raw.plugin, hint) else {
+        return PluginRef::Wasm(check.folder.clone());
+    };
+    if value.starts_with("oci://") {
+        check.error(span, "plugins from a registry are not in this version yet; name a file or a folder");
+        return PluginRef::Wasm(check.folder.clone());
+    }
+    let path = check.path(value);
+    let by_name = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("wasm") => Some(PluginRef::Wasm(path.clone())),
+        Some("js" | "mjs" | "ts" | "mts") => Some(PluginRef::Script(path.clone())),
+        _ => None,
+    };
+    if !path.exists() {
+        check.error(span, format!("there is no {}", path.display()));
+    } else if path.is_dir() {
+        return folder(check, span, name, &path, raw.build.as_ref());
+    } else if by_name.is_none() {
+        check.error(span, "not a plugin; expected a `.wasm`, `.js`, `.mjs`, `.ts` or `.mts` file, or a folder");
+    } else if let Some(build) = &raw.build {
+        check.error(&build.span, "only a folder is built; name one as `plugin`, or leave this table out");
+    }
+    by_name.unwrap_or(PluginRef::Wasm(path))
+}
+
+fn folder(check: &mut Check<'_>, span: &Span, name: &str, folder: &Path, build: Option<&At<raw::Build>>) -> PluginRef {
+    let folder = folder.to_owned();
+    let Some(At { value: build, span: section }) = build else {
+        if !folder.join("Cargo.toml").is_file() {
+            let path = folder.display();
+            check.error(span, format!("{path} has no Cargo.toml; say how it is built by `command` and `output` in [handlers.{name}.build]"));
+        }
+        return PluginRef::Cargo(folder);
+    };
+    let command = check.required(section, "command", &build.command, "program and arguments, such as `[\"make\", \"plugin.wasm\"]`");
+    let output = check.required(section, "output", &build.output, "the component that the command makes, such as `handlers/invoice/plugin.wasm`");
+    if let Some(At { span, .. }) = command.filter(|at| at.value.first().is_none_or(String::is_empty)) {
+        check.error(span, "names no program");
+    }
+    PluginRef::Command {
+        folder,
+        command: command.map(|at| at.value.clone()).unwrap_or_default(),
+        output: output.map(|at| check.path(&at.value)).unwrap_or_default(),
+    }
+}
+
+fn on(check: &mut Check<'_>, section: &Span, field: &Option<At<raw::OneOrMany<raw::Subscription>>>, sources: &Sources<'_>) -> Vec<Subscription> {
+    let hint = "which events it wants, such as `[{ source = \"orders\" }]`";
+    let Some(At { value: entries, .. }) = check.required(section, "on", field, hint) else { return Vec::new() };
+    if entries.0.is_empty() {
+        check.missing(section, "on", hint);
+    }
+    entries.0.iter().map(|at| subscription(check, at, sources)).collect()
+}
+
+fn subscription(check: &mut Check<'_>, At { value: raw, span }: &At<raw::Subscription>, sources: &Sources<'_>) -> Subscription {
+    let fields = [&raw.source, &raw.kind, &raw.ty, &raw.subject];
+    if fields.iter().all(|field| field.is_none()) && raw.attributes.is_empty() {
+        let entry = check.document.key_at(span);
+        if !check.blamed.iter().any(|blamed| blamed.starts_with(&entry)) {
+            check.error(span, "this entry names nothing; for every event write `{ type = \"*\" }`");
+        }
+    }
+    for at in fields.into_iter().flatten().chain(raw.attributes.values()).filter(|at| at.value.is_empty()) {
+        check.error(&at.span, "is empty; leave it out, or write `*` for anything");
+    }
+    for (name, at) in &raw.attributes {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+            check.error(&at.span, "an attribute's name has lower-case letters and digits");
+        }
+    }
+    if let Some(at) = &raw.source {
+        source(check, at, sources);
+    }
+    if let Some(at) = &raw.kind {
+        kind(check, at);
+    }
+    let text = |field: &Option<At<String>>| field.as_ref().map(|at| at.value.clone());
+    Subscription {
+        source: text(&raw.source),
+        kind: text(&raw.kind),
+        ty: text(&raw.ty),
+        subject: text(&raw.subject),
+        attributes: raw.attributes.iter().map(|(name, at)| (name.clone(), at.value.clone())).collect(),
+        atomic: raw.atomic.unwrap_or(false),
+    }
+}
+
+fn source(check: &mut Check<'_>, At { value, span }: &At<String>, sources: &Sources<'_>) {
+    let names: Vec<&str> = sources.names.iter().copied().chain(check.surroundings.own.iter().copied()).chain([EMIT]).collect();
+    if value.is_empty() || names.iter().any(|name| matches(value, name)) {
+        return;
+    }
+    let hint = match suggest::nearest(value, names.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("there are {}", suggest::any_of(&names)),
+    };
+    check.error(span, format!("no source is called so; {hint}"));
+}
+
+/// An embedding program may have kinds of its own, so that only what is known to be wrong is.
+fn kind(check: &mut Check<'_>, At { value, span }: &At<String>) {
+    if LATER.contains(&value.as_str()) {
+        check.error(span, format!("{value} sources are not in this version yet"));
+    } else if !KINDS.contains(&value.as_str()) {
+        if let Some(meant) = suggest::nearest(value, KINDS) {
+            check.error(span, format!("no kind of source is called so; did you mean `{meant}`?"));
+        }
+    }
+}
+
+fn retry(check: &mut Check<'_>, raw: &raw::Retry) -> Retry {
+    let attempts = u32::try_from(check.count(&raw.attempts, 5, 1..=100)).unwrap_or(u32::MAX);
+    let default = Retry { attempts, min: MILLISECOND * 200, max: seconds(30) };
+    let Some(At { value: backoff, span }) = &raw.backoff else { return default };
+    for wait in [backoff.min, backoff.max] {
+        check.within(wait, MILLISECOND..=super::DAY, span, |time| ShowDuration(time).to_string());
+    }
+    if backoff.min > backoff.max {
+        check.error(span, "the first wait is longer than the longest");
+    }
+    Retry { attempts, min: backoff.min, max: backoff.max }
+}
+
+fn config(check: &mut Check<'_>, raw: &BTreeMap<String, At<raw::ConfigValue>>) -> BTreeMap<String, String> {
+    raw.iter().map(|(key, at)| (key.clone(), reference::expand(check, &at.value.0, &at.span))).collect()
+}
+
+fn grants(check: &mut Check<'_>, raw: &raw::Grants) -> Grants {
+    let mut http = Vec::new();
+    for at in &raw.http {
+        match outbound::host(&at.value) {
+            Ok(host) => http.push(host),
+            Err(message) => check.error(&at.span, message),
+        }
+    }
+    for at in raw.emit.iter().filter(|at| at.value.is_empty()) {
+        check.error(&at.span, "is empty; expected a type of events, such as `orders.*`");
+    }
+    let empty = |at: &&At<raw::Keyvalue>| matches!(&at.value, raw::Keyvalue::Prefix(prefix) if prefix.is_empty());
+    if let Some(At { span, .. }) = raw.keyvalue.as_ref().filter(empty) {
+        check.error(span, "is empty; for all keys write `true`");
+    }
+    Grants {
+        http,
+        keyvalue: raw.keyvalue.as_ref().and_then(|at| at.value.granted()),
+        emit: raw.emit.iter().map(|at| at.value.clone()).collect(),
+    }
+}

@@ -1,0 +1,96 @@
+//! What sources and handlers require of each other. As far as can be told: the type of an event is known only when it comes.
+
+use super::{
+    Check, EMIT,
+    handler::Found as Handler,
+    source::{Found as Source, Sources},
+};
+use crate::config::{
+    Order, Reply, SourceKind, Subscription,
+    pattern::{matches, may_overlap},
+};
+
+pub(super) fn check(check: &mut Check<'_>, sources: &Sources<'_>, handlers: &[Handler]) {
+    for source in &sources.found {
+        if matches!(&source.config.kind, SourceKind::Webhook(webhook) if webhook.reply == Reply::Handler) {
+            one_answers(check, source, handlers);
+        }
+    }
+    for handler in handlers {
+        order(check, sources, handler);
+        fed(check, sources, handler);
+    }
+}
+
+/// A sender that waits for the handler's response needs exactly one handler.
+fn one_answers(check: &mut Check<'_>, source: &Source, handlers: &[Handler]) {
+    let wanting = |handler: &&Handler| handler.config.on.iter().any(|entry| comes_from(entry, source));
+    let wanting: Vec<&Handler> = handlers.iter().filter(wanting).collect();
+    if wanting.is_empty() {
+        check.error(&source.span, "`reply = \"handler\"` needs a handler for this source, and none wants its events");
+        return;
+    }
+    let mut meant: Vec<(&Handler, &Subscription)> = Vec::new();
+    for handler in wanting {
+        let entries = handler.config.on.iter().filter(|entry| comes_from(entry, source) && means(entry));
+        meant.extend(entries.map(|entry| (handler, entry)));
+    }
+    let both = meant.iter().enumerate().find_map(|(index, (one, entry))| {
+        let others = &meant[index + 1..];
+        let other = others.iter().find(|(other, and)| other.config.name != one.config.name && overlap(entry, and))?;
+        Some((one, other.0))
+    });
+    if let Some((one, other)) = both {
+        let (one, other) = (&one.config.name, &other.config.name);
+        check.error(
+            &source.span,
+            format!("`reply = \"handler\"` needs exactly one handler for an event, and both handlers.{one} and handlers.{other} want it"),
+        );
+    }
+}
+
+/// Order can be kept where calls wait in the store.
+fn order(check: &mut Check<'_>, sources: &Sources<'_>, handler: &Handler) {
+    let (Some(span), true) = (&handler.order, handler.config.order != Order::None) else { return };
+    let direct = sources.found.iter().find(|source| !source.durable() && handler.config.on.iter().any(|entry| comes_from(entry, source)));
+    if let Some(source) = direct {
+        let why = match source.config.kind {
+            SourceKind::Webhook(_) => "which waits for the handler's response",
+            _ => "whose events do not wait in the store",
+        };
+        check.error(span, format!("order cannot be kept for events of sources.{}, {why}; subscribe to durable sources only", source.config.name));
+    }
+}
+
+fn fed(check: &mut Check<'_>, sources: &Sources<'_>, handler: &Handler) {
+    // A source that could not be read, or one the embedding program brings, may be of any kind.
+    let unknown = sources.found.len() < sources.names.len() || !check.surroundings.own.is_empty();
+    let fed = |entry: &Subscription| {
+        let emitted = entry.source.as_ref().is_none_or(|source| matches(source, EMIT)) && entry.kind.as_ref().is_none_or(|kind| matches(kind, EMIT));
+        emitted && entry.source.is_some() || sources.found.iter().any(|source| comes_from(entry, source))
+    };
+    if !unknown && !handler.config.on.is_empty() && !handler.config.on.iter().any(fed) {
+        check.warning(&handler.span, "no source makes events that this handler wants");
+    }
+}
+
+/// Whether an event of `source` may match `entry`.
+fn comes_from(entry: &Subscription, source: &Source) -> bool {
+    let fits = |pattern: &Option<String>, word: &str| pattern.as_ref().is_none_or(|pattern| matches(pattern, word));
+    fits(&entry.source, &source.config.name) && fits(&entry.kind, source.config.kind.word())
+}
+
+/// Whether an entry is about where an event comes from, or about every event. One that gives a type alone is likely about others.
+fn means(entry: &Subscription) -> bool {
+    entry.source.is_some() || entry.kind.is_some() || entry.ty.as_deref() == Some("*")
+}
+
+/// Whether an event may match both.
+fn overlap(one: &Subscription, other: &Subscription) -> bool {
+    let may = |one: &Option<String>, other: &Option<String>| match (one, other) {
+        (Some(one), Some(other)) => may_overlap(one, other),
+        _ => true,
+    };
+    let attributes = one.attributes.iter().all(|(name, one)| other.attributes.get(name).is_none_or(|other| may_overlap(one, other)));
+    may(&one.ty, &other.ty) && may(&one.subject, &other.subject) && attributes
+}

@@ -1,0 +1,97 @@
+//! `[handlers.NAME]`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Size, Time};
+use crate::config::Order;
+
+/// A named use of a plugin: which code, for which events, with which limits and grants.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub(crate) struct Handler {
+    /// The code: a `.wasm` component, a `.js` or `.ts` file, a folder with a `Cargo.toml`, or a folder with a `build` command.
+    #[schemars(required)]
+    pub(crate) plugin: Option<At<String>>,
+    /// How the plugin's folder is built, where it is not a Cargo package.
+    pub(crate) build: Option<At<Build>>,
+    /// Which events it wants: any of these.
+    #[schemars(required)]
+    pub(crate) on: Option<At<OneOrMany<Subscription>>>,
+    /// Its calls, and those of every other atomic handler, never overlap: they are serialised by a mutex (it is no transaction).
+    /// Default: false.
+    pub(crate) atomic: Option<bool>,
+    /// When a call is cut, `1ms` to `1h`. Default: `5s`.
+    pub(crate) timeout: Option<At<Time>>,
+    /// The most memory a call may have, `1MiB` to `1GiB`. Default: `64MiB`.
+    pub(crate) memory: Option<At<Size>>,
+    /// The most calls of it side by side. Default: as many as the host's.
+    pub(crate) concurrency: Option<At<u64>>,
+    /// Which of its calls keep their order: `none`, `key` (the `partitionkey` attribute, else the subject) or `source`. Default: `none`.
+    pub(crate) order: Option<At<Order>>,
+    /// When a failed call is tried again.
+    pub(crate) retry: Option<Retry>,
+    /// What `wasi:config` shows the guest. `${NAME}` is replaced by the environment variable, `$${` is `${`.
+    #[serde(default)]
+    pub(crate) config: BTreeMap<String, At<ConfigValue>>,
+    /// What it may do beyond logging, configuration, clocks and random numbers.
+    #[serde(default)]
+    pub(crate) grants: Grants,
+}
+
+/// How a plugin's folder is built.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub(crate) struct Build {
+    /// Program and arguments; it runs in the plugin's folder.
+    #[schemars(required)]
+    pub(crate) command: Option<At<Vec<String>>>,
+    /// The component it makes. Like every path, relative to this file.
+    #[schemars(required)]
+    pub(crate) output: Option<At<String>>,
+}
+
+/// Which events a handler wants: all that is set must match, `*` matches any run of characters.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table such as { source = \"orders\" }")]
+pub(crate) struct Subscription {
+    /// The name of a source, or `emit`.
+    pub(crate) source: Option<At<String>>,
+    /// A kind of source: `embedded`, `poller`, `webhook`, `timer`.
+    pub(crate) kind: Option<At<String>>,
+    /// The event's CloudEvents type.
+    #[serde(rename = "type")]
+    pub(crate) ty: Option<At<String>>,
+    /// The event's CloudEvents subject.
+    pub(crate) subject: Option<At<String>>,
+    /// CloudEvents extension attributes.
+    #[serde(default)]
+    pub(crate) attributes: BTreeMap<String, At<String>>,
+    /// Calls that come by this entry are atomic, whatever the handler says. Default: false.
+    pub(crate) atomic: Option<bool>,
+}
+
+/// When a failed call is tried again: exponential with jitter.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub(crate) struct Retry {
+    /// How often in all, 1 to 100. Default: 5.
+    pub(crate) attempts: Option<At<u64>>,
+    /// The first and the longest wait. Default: `200ms..30s`.
+    pub(crate) backoff: Option<At<Backoff>>,
+}
+
+/// What a handler may do beyond logging, configuration, clocks and random numbers. Nothing unless it is granted.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub(crate) struct Grants {
+    /// Hosts it may send requests to: `api.example.com`, `*.example.com`, `api.example.com:8443`. A private address needs its port:
+    /// `127.0.0.1:9000`.
+    pub(crate) http: Vec<At<String>>,
+    /// Key-value: true for all of the tenant's keys, or a prefix: `stock/`. Default: false.
+    pub(crate) keyvalue: Option<At<Keyvalue>>,
+    /// Types of events it may emit, `*` matches: `orders.*`.
+    pub(crate) emit: Vec<At<String>>,
+}

@@ -1,0 +1,75 @@
+//! Whole files: what a good one means, and what is said about bad ones.
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use super::{Config, Problems};
+
+mod handlers;
+mod meaning;
+mod problems;
+mod secrets;
+mod sources;
+
+/// A folder with a few plugins, to check configurations in.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        for plugin in ["a.js", "b.ts", "plugins/c.wasm", "rust/Cargo.toml", "made/Makefile", "notes.txt"] {
+            folder.write(plugin, "");
+        }
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, Problems> {
+        Config::parse(text, &self.path().join("koksmat.toml"), &environment)
+    }
+
+    /// What is said, without the folder.
+    fn said(&self, text: &str) -> String {
+        let found = match self.parse(text) {
+            Ok(config) => Problems { errors: Vec::new(), warnings: config.warnings },
+            Err(problems) => problems,
+        };
+        found.to_string().replace(&format!("{}/", self.path().display()), "")
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    let value = match name {
+        "SECRET" => "hunter2",
+        "WHSEC" => "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+        "BILLING_DATABASE_URL" => "sqlite:billing.db",
+        "POSTGRES_URL" => "postgres://koksmat:hunter2@localhost/billing",
+        "REGION" => "eu-west-1",
+        "EMPTY" => "",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
+/// The configuration that was meant.
+fn good(text: &str) -> Config {
+    match Folder::new().parse(text) {
+        Ok(config) => config,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// What is said about a configuration, a line for each problem.
+fn said(text: &str) -> String {
+    Folder::new().said(text)
+}

@@ -1,0 +1,147 @@
+//! The main function of the host: one loop that receives from the control channel, routes, dispatches and drains.
+//!
+//! The loop never waits for a permit and never does I/O: what has to wait stands in a queue of [`dispatch::Dispatcher`], which the loop owns,
+//! and calls run in tasks of their own. Drain and commands come by channels of their own and never queue behind events.
+
+pub(crate) mod accept;
+pub(crate) mod atomic;
+pub(crate) mod bell;
+pub(crate) mod dispatch;
+pub(crate) mod fair;
+pub mod generation;
+pub(crate) mod joint;
+pub mod router;
+pub(crate) mod settle;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    channel::{ControlReceiver, Delivery, Intake},
+    controller::{
+        atomic::LaneStatus,
+        dispatch::{Dispatcher, Slot},
+        generation::Generation,
+        joint::Joint,
+        settle::Settler,
+    },
+    shutdown::ledger::Ledgers,
+};
+
+/// How many deliveries one turn of the loop takes.
+const BATCH: usize = 64;
+
+/// What the loop can see.
+enum Control {
+    Deliveries,
+    Finished(Slot),
+    Command(Command),
+    Closed,
+}
+
+/// What others may ask of the controller.
+pub(crate) enum Command {
+    /// From now on nothing is started: what waits and what still comes is returned. Answered when everything that waited is.
+    Return(oneshot::Sender<()>),
+    /// What runs and waits.
+    Status(oneshot::Sender<Status>),
+}
+
+/// What runs and waits.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Status {
+    /// Calls that run.
+    pub running: usize,
+    /// Plain calls that wait for a permit.
+    pub waiting: usize,
+    /// The lanes that are held or waited for.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// The controller's side of everything it talks to.
+pub(crate) struct Controller {
+    pub(crate) control: ControlReceiver,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) generation: Arc<ArcSwap<Generation>>,
+    pub(crate) settler: Arc<Settler>,
+    pub(crate) ledgers: Ledgers,
+    /// Calls side by side.
+    pub(crate) concurrency: usize,
+    /// The most deliveries there can be inside the host.
+    pub(crate) credits: usize,
+    /// Makes fencing tokens that never repeat.
+    pub(crate) start_number: u64,
+    /// Fires when calls that still run are to be cut.
+    pub(crate) cut: CancellationToken,
+    /// The calls that run.
+    pub(crate) calls: TaskTracker,
+}
+
+impl Controller {
+    /// Run until every sender of the control channel is gone and nothing runs any more.
+    pub(crate) async fn run(mut self) {
+        // As many calls can finish at once as can run at once, so that telling it never waits.
+        let (finished_tx, mut finished) = mpsc::channel(self.credits + self.concurrency + 1);
+        let mut dispatcher = Dispatcher::new(self.concurrency, self.start_number, finished_tx);
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut returning = false;
+        let mut closed = false;
+        loop {
+            let control = tokio::select! {
+                biased;
+                Some(command) = self.commands.recv() => Control::Command(command),
+                Some(slot) = finished.recv() => Control::Finished(slot),
+                n = self.control.recv_many(&mut batch, BATCH), if !closed => if n == 0 { Control::Closed } else { Control::Deliveries },
+                else => Control::Closed,
+            };
+            match control {
+                Control::Deliveries => batch.drain(..).for_each(|delivery| self.receive(delivery, &mut dispatcher, returning)),
+                Control::Finished(slot) => dispatcher.finished(&slot),
+                Control::Command(Command::Status(answer)) => drop(answer.send(dispatcher.status())),
+                Control::Command(Command::Return(answer)) => {
+                    returning = true;
+                    self.return_waiting(&mut dispatcher);
+                    let _ = answer.send(());
+                }
+                Control::Closed => closed = true,
+            }
+            while let Some(started) = dispatcher.next() {
+                self.calls.spawn(started.run(self.settler.clone(), self.cut.clone()));
+            }
+            if closed && dispatcher.is_idle() {
+                return;
+            }
+        }
+    }
+
+    /// Count a delivery, find the handlers that want it, put its calls in line.
+    fn receive(&self, delivery: Delivery, dispatcher: &mut Dispatcher, returning: bool) {
+        self.ledgers.received(&delivery.origin);
+        let generation = self.generation.load_full();
+        let routed = match &delivery.intake {
+            Intake::Task(task) => router::of_task(&generation, task),
+            Intake::Direct | Intake::Reply => router::route(&generation, &delivery.origin, &delivery.event),
+        };
+        if routed.is_empty() {
+            let policy = generation.unmatched(&delivery.origin);
+            self.calls.spawn(settle::unmatched(self.settler.clone(), delivery, policy));
+            return;
+        }
+        let joint = Joint::new(delivery, routed.len(), self.settler.clone());
+        for routed in routed {
+            let call = joint.clone().call(routed);
+            if returning { drop(call) } else { dispatcher.enqueue(call) }
+        }
+    }
+
+    /// Nothing of this was started: dropping it returns it.
+    fn return_waiting(&mut self, dispatcher: &mut Dispatcher) {
+        while let Some(delivery) = self.control.try_recv() {
+            self.receive(delivery, dispatcher, true);
+        }
+        drop(dispatcher.take_waiting());
+    }
+}

@@ -1,0 +1,135 @@
+//! Durable intake: routes an event and writes one task for each handler that wants it, in the accepting transaction.
+
+use std::{pin::Pin, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    channel::Origin,
+    config::Unmatched,
+    controller::{
+        bell::{Bell, Group},
+        generation::{EMIT, Generation},
+        joint::Joint,
+        router,
+        settle::now,
+    },
+    event::Event,
+    health::Health,
+    plugin::{Emission, Handler},
+    shutdown::ledger::Ledgers,
+    source::{AcceptRequest, Acceptor},
+    store::{Acceptance, Accepted, Millis, Store, StoreError, Subscriber},
+};
+
+/// How many emits may lie between an event and one from outside: a ring of handlers that emit to each other ends here.
+const HOPS: u32 = 16;
+
+/// Makes acceptances: events with their routes.
+#[derive(Clone)]
+pub(crate) struct Router {
+    pub(crate) generation: Arc<ArcSwap<Generation>>,
+}
+
+impl Router {
+    fn subscribers(&self, origin: &Origin, event: &Event) -> Vec<Subscriber> {
+        router::route(&self.generation.load(), origin, event).iter().map(router::Routed::subscriber).collect()
+    }
+
+    fn acceptance(&self, origin: &Origin, event: Arc<Event>, key: Option<String>, hops: u32) -> Acceptance {
+        Acceptance {
+            tenant: origin.tenant.clone(),
+            source: origin.source.clone(),
+            kind: origin.kind.clone(),
+            key,
+            handlers: self.subscribers(origin, &event),
+            dead_letter_unmatched: self.generation.load().unmatched(origin) == Unmatched::DeadLetter,
+            event,
+            due: None,
+            hops,
+            backlog: None,
+            state: Vec::new(),
+        }
+    }
+
+    /// An event nobody wants, to be kept as a dead letter.
+    pub(crate) fn no_route(&self, origin: &Origin, event: Arc<Event>, key: Option<String>) -> Acceptance {
+        Acceptance { handlers: Vec::new(), dead_letter_unmatched: true, ..self.acceptance(origin, event, key, 0) }
+    }
+
+    /// What a call emitted, routed.
+    pub(crate) fn emissions(&self, joint: &Joint, handler: &Handler, emissions: Vec<Emission>) -> Vec<Acceptance> {
+        let hops = joint.task.as_ref().map_or(0, |task| task.hops) + 1;
+        let of = |emission: Emission| {
+            let (source, kind) = match &emission.queue {
+                Some(queue) => (queue.as_str().into(), "embedded".into()),
+                None => (EMIT.into(), EMIT.into()),
+            };
+            let origin = Origin { tenant: handler.config.tenant.clone(), source, kind };
+            let mut event = emission.event;
+            if let Some(traceparent) = joint.event.traceparent() {
+                event.attributes.entry("traceparent".into()).or_insert_with(|| traceparent.to_owned());
+            }
+            let key = emission.recognised.then(|| event.id.clone());
+            let mut acceptance = self.acceptance(&origin, Arc::new(event), key, hops);
+            acceptance.due = emission.after.map(|after| now().saturating_add(Millis::try_from(after.as_millis()).unwrap_or(Millis::MAX)));
+            if hops > HOPS {
+                tracing::warn!(handler = handler.config.name, "an event was emitted {HOPS} times over: dead letter");
+                acceptance.handlers.clear();
+                acceptance.dead_letter_unmatched = true;
+            }
+            acceptance
+        };
+        emissions.into_iter().map(of).collect()
+    }
+}
+
+/// The groups that an acceptance gives tasks to.
+pub(crate) fn groups(acceptance: &Acceptance) -> Vec<Group> {
+    let group = |s: &Subscriber| Group {
+        tenant: acceptance.tenant.clone(),
+        source: acceptance.source.clone(),
+        handler: s.handler.clone(),
+    };
+    acceptance.handlers.iter().map(group).collect()
+}
+
+/// What sources see of durable intake.
+pub(crate) struct DurableIntake {
+    pub(crate) router: Router,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bell: Bell,
+    pub(crate) health: Health,
+    pub(crate) ledgers: Ledgers,
+}
+
+impl Acceptor for DurableIntake {
+    fn accept<'a>(
+        &'a self,
+        origin: &'a Origin,
+        request: AcceptRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>> {
+        Box::pin(async move {
+            let AcceptRequest { event, key, due, backlog, state } = request;
+            let acceptance = Acceptance { due, backlog, state, ..self.router.acceptance(origin, Arc::new(event), key, 0) };
+            let groups = groups(&acceptance);
+            let unrouted = groups.is_empty();
+            let id = acceptance.event.id.clone();
+            let accepted = self.store.accept(acceptance).await;
+            match &accepted {
+                Ok(Accepted::New { .. }) => {
+                    self.health.store_problem(None);
+                    if unrouted && self.router.generation.load().unmatched(origin) == Unmatched::DeadLetter {
+                        tracing::warn!(tenant = %origin.tenant, source = &*origin.source, event = id, "no handler wants the event");
+                        self.ledgers.unrouted(origin);
+                    }
+                    groups.into_iter().for_each(|group| self.bell.ring(group));
+                }
+                Ok(_) => {}
+                Err(StoreError::Closed) => {}
+                Err(error) => self.health.store_problem(Some(error.to_string())),
+            }
+            accepted
+        })
+    }
+}

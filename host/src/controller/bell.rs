@@ -1,0 +1,47 @@
+//! Rings when the store may have tasks to claim, and says which.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use crate::tenant::Tenant;
+
+/// Tasks that are claimed together: of one source, for one handler.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Group {
+    pub(crate) tenant: Tenant,
+    pub(crate) source: Arc<str>,
+    pub(crate) handler: Arc<str>,
+}
+
+/// Shared by whoever writes tasks and the feeder that claims them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bell(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// At most as many as there are pairs of a source and a handler.
+    groups: Mutex<HashSet<Group>>,
+    rung: Notify,
+}
+
+impl Bell {
+    /// The group may have tasks to claim.
+    pub(crate) fn ring(&self, group: Group) {
+        self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
+        self.0.rung.notify_one();
+    }
+
+    /// The groups that rang since the last time.
+    pub(crate) fn take(&self) -> HashSet<Group> {
+        std::mem::take(&mut *self.0.groups.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wait until a group rings. Cancel safe; a ring before the wait counts.
+    pub(crate) async fn rung(&self) {
+        self.0.rung.notified().await;
+    }
+}

@@ -1,0 +1,46 @@
+//! What serves: one immutable set of routes, handlers and policies. An event sees one generation from routing to settling.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    channel::Origin,
+    config::{Subscription, Unmatched},
+    plugin::Handler,
+    tenant::Tenant,
+};
+
+/// The source that events emitted by guests come from when they name no queue.
+pub const EMIT: &str = "emit";
+
+/// What serves.
+#[derive(Debug, Default)]
+pub struct Generation {
+    handlers: HashMap<Tenant, Vec<Arc<Handler>>>,
+    unmatched: HashMap<(Tenant, Arc<str>), Unmatched>,
+}
+
+impl Generation {
+    /// A generation of these handlers; `unmatched` says, by source, what happens to an event nobody wants.
+    pub fn new(handlers: impl IntoIterator<Item = Arc<Handler>>, unmatched: HashMap<(Tenant, Arc<str>), Unmatched>) -> Self {
+        let mut by_tenant = HashMap::<Tenant, Vec<Arc<Handler>>>::new();
+        for handler in handlers {
+            by_tenant.entry(handler.config.tenant.clone()).or_default().push(handler);
+        }
+        Self { handlers: by_tenant, unmatched }
+    }
+
+    /// A tenant's handlers, with what each subscribes to.
+    pub(crate) fn handlers(&self, tenant: &Tenant) -> impl Iterator<Item = (&Arc<Handler>, &[Subscription])> {
+        self.handlers.get(tenant).into_iter().flatten().map(|handler| (handler, handler.config.on.as_slice()))
+    }
+
+    /// A handler by its name.
+    pub(crate) fn handler(&self, tenant: &Tenant, name: &str) -> Option<&Arc<Handler>> {
+        self.handlers.get(tenant)?.iter().find(|handler| handler.config.name == name)
+    }
+
+    /// What happens to an event of this source that nobody wants.
+    pub(crate) fn unmatched(&self, origin: &Origin) -> Unmatched {
+        self.unmatched.get(&(origin.tenant.clone(), origin.source.clone())).copied().unwrap_or(Unmatched::DeadLetter)
+    }
+}

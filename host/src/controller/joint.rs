@@ -1,0 +1,214 @@
+//! What joins the calls of one event: its receipt is answered when the last of them is settled.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    channel::{Credit, Delivery, Intake, Origin},
+    controller::{
+        router::Routed,
+        settle::{Settled, Settler},
+    },
+    event::Event,
+    outcome::Response,
+    plugin::Call,
+    receipt::{Answer, Cause, Receipt},
+    shutdown::ledger::Tally,
+    store::{CallId, Holder, Task},
+    tenant::Tenant,
+};
+
+/// How often a call may be overtaken before it holds the keys it works on.
+const OVERTAKEN_BEFORE_HOLD: u32 = 3;
+/// How often in all: a list cannot be held.
+const OVERTAKEN_AT_MOST: u32 = 100;
+
+/// One event on its way: shared by its calls.
+pub(crate) struct Joint {
+    pub(crate) event: Arc<Event>,
+    pub(crate) origin: Origin,
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) task: Option<Box<Task>>,
+    /// Someone waits for the answer: one attempt, nothing is parked.
+    pub(crate) reply: bool,
+    left: AtomicUsize,
+    state: Mutex<State>,
+    settler: Arc<Settler>,
+}
+
+struct State {
+    receipt: Option<Receipt>,
+    credit: Option<Credit>,
+    /// The worst that became of a call so far.
+    tally: Tally,
+    answer: Answer,
+}
+
+impl Joint {
+    pub(crate) fn new(delivery: Delivery, calls: usize, settler: Arc<Settler>) -> Arc<Self> {
+        let Delivery { event, origin, key, receipt, credit, intake } = delivery;
+        let reply = matches!(intake, Intake::Reply);
+        let task = if let Intake::Task(task) = intake { Some(task) } else { None };
+        let answer = Answer::Done { response: None };
+        let state = State { receipt: Some(receipt), credit: Some(credit), tally: Tally::Done, answer };
+        Arc::new(Self { event, origin, key, task, reply, left: AtomicUsize::new(calls), state: Mutex::new(state), settler })
+    }
+
+    /// One of its calls, to be put in line.
+    pub(crate) fn call(self: Arc<Self>, routed: Routed) -> CallInLine {
+        CallInLine { routed, handler: Arc::from(""), joint: self, ended: false, started: false }.named()
+    }
+
+    /// One call has settled; with the last one the receipt is answered.
+    fn end(&self, settled: Settled) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if settled.tally >= state.tally {
+            state.tally = settled.tally;
+            state.answer = settled.answer;
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let answer = std::mem::replace(&mut state.answer, Answer::Done { response: None });
+        if let Some(receipt) = state.receipt.take() {
+            receipt.answer(answer);
+        }
+        drop(state.credit.take());
+        self.settler.ledgers.ended(&self.origin, state.tally);
+        drop(state);
+        if let Some(task) = &self.task {
+            self.settler.task_ended(task);
+        }
+    }
+}
+
+/// A call that waits for its turn or runs. Dropped before it has settled, it is returned.
+pub(crate) struct CallInLine {
+    routed: Routed,
+    handler: Arc<str>,
+    joint: Arc<Joint>,
+    started: bool,
+    ended: bool,
+}
+
+impl CallInLine {
+    fn named(mut self) -> Self {
+        self.handler = self.routed.handler.config.name.as_str().into();
+        self
+    }
+
+    pub(crate) fn tenant(&self) -> &Tenant {
+        &self.joint.origin.tenant
+    }
+
+    pub(crate) fn source(&self) -> &Arc<str> {
+        &self.joint.origin.source
+    }
+
+    pub(crate) fn handler_name(&self) -> &Arc<str> {
+        &self.handler
+    }
+
+    pub(crate) fn event_id(&self) -> &str {
+        &self.joint.event.id
+    }
+
+    pub(crate) fn atomic(&self) -> bool {
+        self.routed.atomic
+    }
+
+    /// The handler's own bound of calls side by side.
+    pub(crate) fn concurrency(&self) -> Option<usize> {
+        self.routed.handler.config.concurrency
+    }
+
+    /// Call the handler until it is settled: a call that was overtaken runs again, which is no attempt.
+    pub(crate) async fn run(mut self, settler: Arc<Settler>, fencing_token: Option<u64>, cut: CancellationToken) {
+        self.started = true;
+        let id = CallId {
+            tenant: self.joint.origin.tenant.clone(),
+            source: self.joint.origin.source.clone(),
+            key: self.joint.key.clone(),
+            handler: self.handler.clone(),
+        };
+        if self.joint.task.is_none() && settler.settled_before(&id, &self.routed.handler).await {
+            self.end(Settled { tally: Tally::Done, answer: Answer::Done { response: None } });
+            return;
+        }
+        let attempt = self.joint.task.as_ref().map_or(0, |task| task.attempts) + 1;
+        let call = Call {
+            idempotency_key: idempotency_key(&id, &self.joint.event).into(),
+            id,
+            holder: Holder::new(),
+            event: self.joint.event.clone(),
+            attempt,
+            fencing_token,
+            hops: self.joint.task.as_ref().map_or(0, |task| task.hops),
+        };
+        let handler = self.routed.handler.clone();
+        for overtaken in 0..=OVERTAKEN_AT_MOST {
+            let finished = tokio::select! {
+                finished = handler.call(call.clone()) => finished,
+                () = cut.cancelled() => {
+                    settler.was_cut(&call);
+                    return;
+                }
+            };
+            let touched = (overtaken >= OVERTAKEN_BEFORE_HOLD - 1).then(|| settler.touched_keys(&finished));
+            let settled = settler.settle(&self.joint, &self.routed, &call, finished, overtaken == OVERTAKEN_AT_MOST).await;
+            if let Some(settled) = settled {
+                self.end(settled);
+                return;
+            }
+            if let Some(keys) = touched {
+                settler.hold(&call, keys, handler.config.timeout).await;
+            }
+        }
+    }
+
+    fn end(&mut self, settled: Settled) {
+        self.ended = true;
+        self.joint.end(settled);
+    }
+}
+
+impl Drop for CallInLine {
+    fn drop(&mut self) {
+        if !self.ended {
+            if let Some(task) = &self.joint.task {
+                self.joint.settler.give_back(task.claim);
+            }
+            let again = Answer::Again { after: None, cause: Cause::Host };
+            self.joint.end(Settled { tally: Tally::Returned, answer: again });
+        }
+    }
+}
+
+impl std::fmt::Debug for CallInLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallInLine").field("handler", &self.handler).field("event", &self.joint.event.id).finish_non_exhaustive()
+    }
+}
+
+/// The same for every attempt of a call, another for every other call.
+fn idempotency_key(id: &CallId, event: &Event) -> String {
+    let mut hash = Sha256::new();
+    let key = id.key.as_deref().unwrap_or(&event.id);
+    for part in [id.tenant.as_str(), &*id.source, key, &*id.handler] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hex::encode(&hash.finalize()[..16])
+}
+
+/// A response is kept for a duplicate only where someone waits for one and can be recognised.
+pub(crate) fn keeps_response(joint: &Joint, response: &Response) -> Option<Response> {
+    (joint.reply && joint.key.is_some()).then(|| response.clone())
+}

@@ -1,0 +1,296 @@
+//! Turns what a call came to into what becomes of its event. The only one who decides an answer.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use rand::Rng;
+
+use crate::{
+    channel::{Delivery, Intake},
+    config::{self, Unmatched},
+    controller::{
+        accept,
+        bell::{Bell, Group},
+        joint::{Joint, keeps_response},
+        router::Routed,
+    },
+    health::Health,
+    outcome::{Failure, Outcome},
+    plugin::{Call, Finished, Handler},
+    receipt::{Answer, Cause},
+    shutdown::ledger::{Ledgers, Tally},
+    store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Read, Store, StoreError, Task, Verdict},
+    telemetry,
+};
+
+/// What became of one call.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) tally: Tally,
+    pub(crate) answer: Answer,
+}
+
+/// Settles calls.
+pub(crate) struct Settler {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ledgers: Ledgers,
+    pub(crate) health: Health,
+    pub(crate) bell: Bell,
+    pub(crate) router: accept::Router,
+    /// Claims whose calls never started or were cut: the feeder releases them, and goes on trying while the store fails.
+    pub(crate) returned: Mutex<Vec<Claim>>,
+}
+
+impl Settler {
+    /// Settle a call that has run. `None`: it was overtaken and runs again.
+    pub(crate) async fn settle(
+        &self,
+        joint: &Joint,
+        routed: &Routed,
+        call: &Call,
+        finished: Finished,
+        last_time: bool,
+    ) -> Option<Settled> {
+        telemetry::call_finished(&call.id, &finished);
+        if finished.overtaken && !last_time {
+            return None;
+        }
+        let failure = finished.failure.clone();
+        let settled = match finished.outcome {
+            Outcome::Done(ref response) => {
+                let response = response.clone();
+                let effects = Effects {
+                    emits: self.router.emissions(joint, &routed.handler, finished.emissions),
+                    reads: finished.reads,
+                    writes: finished.writes,
+                };
+                let keep = keeps_response(joint, &response);
+                let done = Settled { tally: Tally::Done, answer: Answer::Done { response: Some(response) } };
+                if joint.task.is_none() && effects.is_empty() && keep.is_none() {
+                    // Nothing to write: a pure pipeline never waits for the store.
+                    return Some(done);
+                }
+                let groups: Vec<Group> = effects.emits.iter().flat_map(accept::groups).collect();
+                match self.commit(joint, call, Verdict::Done { effects, keep }).await {
+                    Ok(Committed::Yes) => {
+                        groups.into_iter().for_each(|group| self.bell.ring(group));
+                        done
+                    }
+                    Ok(Committed::Settled) => done,
+                    Ok(Committed::Overtaken) if last_time => {
+                        let reason = "other calls changed what it read every time it ran".to_owned();
+                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None).await
+                    }
+                    Ok(Committed::Overtaken) => return None,
+                    Ok(Committed::Full(queue)) => {
+                        let reason = format!("the backlog of `{queue}`, to which it emits, is full");
+                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None).await
+                    }
+                    Ok(Committed::Invalid(reason)) => self.fail(joint, routed, call, Outcome::Reject { reason }, None).await,
+                    Err(error) => self.store_failed(call, &error),
+                }
+            }
+            outcome => {
+                self.fail(joint, routed, call, outcome, failure).await
+            }
+        };
+        Some(settled)
+    }
+
+    /// A call that did not work out: parked, dead, or told to who waits. Its effects are discarded.
+    async fn fail(&self, joint: &Joint, routed: &Routed, call: &Call, outcome: Outcome, failure: Option<Failure>) -> Settled {
+        let (reason, after, rejected) = match outcome {
+            Outcome::Retry { reason, after } => (reason, after, false),
+            Outcome::Reject { reason } => (reason, None, true),
+            Outcome::Done(_) => (String::new(), None, false),
+        };
+        let config = &routed.handler.config;
+        let attempt = call.attempt;
+        let (tenant, handler, event) = (&call.id.tenant, &*call.id.handler, joint.event.id.as_str());
+        if joint.reply {
+            // One attempt; the sender tries again by himself.
+            tracing::warn!(%tenant, handler, event, attempt, reason, "the call failed and its sender is told");
+            let answer = if rejected { Answer::Dead { reason } } else { Answer::Again { after, cause: cause_of(failure.as_ref()) } };
+            let tally = if rejected { Tally::Dead } else { Tally::Returned };
+            return Settled { tally, answer };
+        }
+        let failed = Some(Attempt { at: now(), error: reason.clone() });
+        let (verdict, settled) = if rejected || attempt >= config.retry.attempts {
+            let why = if rejected { reason.clone() } else { format!("failed {attempt} times; last: {reason}") };
+            tracing::warn!(%tenant, handler, event, attempt, reason = why, "the call failed for good: dead letter");
+            let answer = Answer::Dead { reason: why.clone() };
+            (Verdict::Dead { reason: why, failed, plugin: routed.handler.digest() }, Settled { tally: Tally::Dead, answer })
+        } else {
+            let wait = after.unwrap_or_else(|| backoff(&config.retry, attempt));
+            tracing::warn!(%tenant, handler, event, attempt, reason, ?wait, "the call failed and waits for its next attempt");
+            let due = now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+            let answer = Answer::Done { response: None };
+            (Verdict::Park { due, failed, order: routed.order.clone() }, Settled { tally: Tally::Parked, answer })
+        };
+        match self.commit(joint, call, verdict).await {
+            Ok(_) => {
+                self.store.unhold(call.holder);
+                self.bell.ring(group_of(&call.id));
+                settled
+            }
+            Err(error) => self.store_failed(call, &error),
+        }
+    }
+
+    async fn commit(&self, joint: &Joint, call: &Call, verdict: Verdict) -> Result<Committed, StoreError> {
+        let task = joint.task.as_deref();
+        let commit = Commit {
+            call: call.id.clone(),
+            holder: Some(call.holder),
+            kind: joint.origin.kind.clone(),
+            claim: task.map(|task| task.claim),
+            event: joint.event.clone(),
+            hops: call.hops,
+            history: task.map(|task| task.history.clone()).unwrap_or_default(),
+            verdict,
+        };
+        let committed = self.store.commit(commit).await;
+        self.note_store(committed.as_ref().err());
+        committed
+    }
+
+    /// The store did not take it: the event is delivered again.
+    fn store_failed(&self, call: &Call, error: &StoreError) -> Settled {
+        tracing::error!(tenant = %call.id.tenant, handler = &*call.id.handler, event = call.event.id, %error, "cannot settle a call: its event comes again");
+        Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(Duration::from_secs(1)), cause: Cause::Host } }
+    }
+
+    pub(crate) fn note_store(&self, error: Option<&StoreError>) {
+        match error {
+            None => self.health.store_problem(None),
+            Some(StoreError::Closed) => {}
+            Some(error) => self.health.store_problem(Some(error.to_string())),
+        }
+    }
+
+    /// Whether a direct call that may have effects was settled before: a redelivery.
+    pub(crate) async fn settled_before(&self, id: &CallId, handler: &Handler) -> bool {
+        if id.key.is_none() || !handler.can_have_effects() {
+            return false;
+        }
+        matches!(self.store.settled(id.clone()).await, Ok(Some(_)))
+    }
+
+    /// The keys a call has read or wants to write.
+    pub(crate) fn touched_keys(&self, finished: &Finished) -> Vec<String> {
+        let read = finished.reads.iter().filter_map(|read| match read {
+            Read::Key { key, .. } => Some(key.clone()),
+            Read::List { .. } => None,
+        });
+        let mut keys: Vec<String> = read.chain(finished.writes.keys().cloned()).collect();
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+
+    /// Keep others from writing these keys until the call has committed. Failing to is no error: the call may just be overtaken again.
+    pub(crate) async fn hold(&self, call: &Call, keys: Vec<String>, until: Duration) {
+        if let Err(error) = self.store.hold(call.holder, call.id.tenant.clone(), Vec::new(), keys, until).await {
+            self.note_store(Some(&error));
+        }
+    }
+
+    /// A started call was cut at the end of a stop.
+    pub(crate) fn was_cut(&self, call: &Call) {
+        self.store.unhold(call.holder);
+        self.ledgers.cut();
+        tracing::warn!(tenant = %call.id.tenant, handler = &*call.id.handler, event = call.event.id, "the call was cut; its event goes back");
+    }
+
+    /// A claim that goes back to the store unsettled.
+    pub(crate) fn give_back(&self, claim: Claim) {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+    }
+
+    /// Release what was given back. What the store does not take now is tried again the next time.
+    pub(crate) async fn release_returned(&self) -> Result<usize, StoreError> {
+        let claims = std::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        let count = claims.len();
+        if count > 0
+            && let Err(error) = self.store.release(claims.clone()).await
+        {
+            self.returned.lock().unwrap_or_else(PoisonError::into_inner).extend(claims);
+            return Err(error);
+        }
+        Ok(count)
+    }
+
+    /// A task is off our hands: its group may have another one to claim.
+    pub(crate) fn task_ended(&self, task: &Task) {
+        self.bell.ring(Group { tenant: task.tenant.clone(), source: task.source.clone(), handler: task.handler.clone() });
+    }
+}
+
+/// An event that no handler wants.
+pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery, policy: Unmatched) {
+    let Delivery { event, origin, key, receipt, credit, intake } = delivery;
+    let (tenant, source, id, ty) = (&origin.tenant, &*origin.source, event.id.as_str(), event.ty.as_str());
+    let (tally, answer) = match intake {
+        Intake::Task(task) => {
+            tracing::warn!(%tenant, source, event = id, handler = &*task.handler, "a task waits for a handler that is not configured");
+            settler.give_back(task.claim);
+            (Tally::Returned, Answer::Again { after: None, cause: Cause::Host })
+        }
+        Intake::Reply => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
+        Intake::Direct if policy == Unmatched::Ignore => (Tally::Done, Answer::Done { response: None }),
+        Intake::Direct => {
+            tracing::warn!(%tenant, source, event = id, r#type = ty, "no handler wants the event: dead letter");
+            let key = key.map(|key| key.to_string());
+            let acceptance = settler.router.no_route(&origin, event.clone(), key);
+            match settler.store.accept(acceptance).await {
+                Ok(_) => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
+                Err(error) => {
+                    settler.note_store(Some(&error));
+                    (Tally::Returned, Answer::Again { after: Some(Duration::from_secs(1)), cause: Cause::Host })
+                }
+            }
+        }
+    };
+    receipt.answer(answer);
+    drop(credit);
+    settler.ledgers.ended(&origin, tally);
+}
+
+fn cause_of(failure: Option<&Failure>) -> Cause {
+    match failure {
+        Some(Failure::Timeout(_)) => Cause::Timeout,
+        Some(Failure::Trap(_) | Failure::OutOfMemory { .. } | Failure::BadResponse(_)) => Cause::Crash,
+        Some(Failure::Host(_)) => Cause::Host,
+        None => Cause::Retry,
+    }
+}
+
+fn group_of(id: &CallId) -> Group {
+    Group { tenant: id.tenant.clone(), source: id.source.clone(), handler: id.handler.clone() }
+}
+
+/// Exponential, from the shortest to the longest wait, less up to half of it by chance: those who failed together do not come again together.
+fn backoff(retry: &config::Retry, attempt: u32) -> Duration {
+    let wait = retry.min.saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1))).min(retry.max);
+    wait.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+pub(crate) fn now() -> Millis {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_within_their_bounds() {
+        let retry = config::Retry { attempts: 9, min: Duration::from_millis(200), max: Duration::from_secs(30) };
+        for (attempt, longest) in [(1, 200), (2, 400), (5, 3_200), (20, 30_000)] {
+            let wait = backoff(&retry, attempt).as_millis();
+            assert!((longest / 2..=longest).contains(&wait), "attempt {attempt}: {wait} ms");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! From a configuration to a running host: the one file that knows every part.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use axum::serve::Listener as _;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::{self, Admin},
+    channel::{Credits, Origin, control_channel},
+    config::{Config, HostConfig, SourceConfig, SourceKind, StoreConfig, Unmatched},
+    controller::{
+        Controller,
+        accept::{DurableIntake, Router},
+        bell::Bell,
+        generation::Generation,
+        settle::Settler,
+    },
+    health::{Health, Phase},
+    listener::{Routes, serve::{self, Stop}},
+    plugin::{Capacity, Engine, Handler, Loader, load::LoadError},
+    shutdown::{Running, ledger::Ledgers},
+    source::{
+        Source, SourceContext, poller::PollerSource, queue::embedded::EmbeddedQueue, supervise, tasks::{FeederState, TaskFeeder},
+        timer::TimerSource, webhook::WebhookSource,
+    },
+    store::{Retention, Store, sqlite::SqliteStore},
+    task,
+    tenant::Tenant,
+    token::Token,
+};
+
+/// Instances beside those that calls need: one for each lane, and some for what is being cut.
+const SPARE_INSTANCES: usize = 8;
+
+/// A running host. Dropping it without [`Host::shutdown`] leaves events unsettled: they are delivered again.
+pub struct Host {
+    pub(crate) running: Running,
+}
+
+/// Puts a host together.
+pub struct HostBuilder {
+    config: Config,
+    sources: Vec<(String, usize, Arc<dyn Source>)>,
+}
+
+/// Which phase of the boot failed, and why. What was started before it has been stopped again.
+#[derive(Debug, thiserror::Error)]
+#[error("{phase}: {error:#}")]
+pub struct BootError {
+    /// The phase.
+    pub phase: &'static str,
+    /// Why.
+    pub error: anyhow::Error,
+}
+
+fn phase<E: Into<anyhow::Error>>(phase: &'static str) -> impl FnOnce(E) -> BootError {
+    move |error| BootError { phase, error: error.into() }
+}
+
+impl Host {
+    /// Start putting a host together.
+    pub fn builder() -> HostBuilder {
+        HostBuilder { config: Config::default(), sources: Vec::new() }
+    }
+}
+
+impl HostBuilder {
+    /// What the host does: its store, its limits, its handlers, its sources. [`Config::load`] reads it from a file.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// A source of the embedder's own, under a name that handlers subscribe to; `in_flight` events of it may be inside the host at once.
+    pub fn source(mut self, name: impl Into<String>, in_flight: usize, source: impl Source) -> Self {
+        self.sources.push((name.into(), in_flight, Arc::new(source)));
+        self
+    }
+
+    /// Boot: store → plugins → controller → listeners → sources. Returns when sources were started; [`Host::ready`] waits until they take
+    /// events.
+    ///
+    /// # Errors
+    /// With the phase that failed; the earlier ones are undone.
+    pub async fn build(self) -> Result<Host, BootError> {
+        let HostBuilder { config, sources: own } = self;
+        let health = Health::default();
+        let ledgers = Ledgers::default();
+
+        // Store.
+        let store = open_store(&config).await.map_err(phase("store"))?;
+        match boot(&config, own, &store, health, ledgers).await {
+            Ok(running) => Ok(Host { running }),
+            Err(error) => {
+                let _ = store.close().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn boot(
+    config: &Config,
+    own: Vec<(String, usize, Arc<dyn Source>)>,
+    store: &Arc<dyn Store>,
+    health: Health,
+    ledgers: Ledgers,
+) -> Result<Running, BootError> {
+    // Plugins: built, compiled, linked.
+    let handlers = load_handlers(config, store.clone()).await.map_err(phase("plugins"))?;
+    let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, unmatched_policies(config))));
+
+    // The control channel and the controller, receiving.
+    let bell = Bell::default();
+    let router = Router { generation: generation.clone() };
+    let settler = Arc::new(Settler {
+        store: store.clone(),
+        ledgers: ledgers.clone(),
+        health: health.clone(),
+        bell: bell.clone(),
+        router: router.clone(),
+        returned: Default::default(),
+    });
+    let task_credits = in_flight_of_tasks(config);
+    let groups = (config.sources.len() + own.len() + 1) * config.handlers.len().max(1);
+    let credits = own.iter().map(|(_, n, _)| n).sum::<usize>()
+        + config.sources.iter().map(|s| s.in_flight).sum::<usize>()
+        + groups * task_credits;
+    let (control, receiver) = control_channel(credits);
+    let (commands, command_receiver) = mpsc::channel(16);
+    let cut = CancellationToken::new();
+    let calls = TaskTracker::new();
+    let controller = Controller {
+        control: receiver,
+        commands: command_receiver,
+        generation: generation.clone(),
+        settler: settler.clone(),
+        ledgers: ledgers.clone(),
+        concurrency: config.host.concurrency,
+        credits,
+        start_number: store.start_number(),
+        cut: cut.clone(),
+        calls: calls.clone(),
+    };
+    let controller = task::spawn("controller", controller.run());
+
+    // Listeners: bound before anything takes events.
+    let token = Token::open(&config.host.store).map_err(phase("token"))?;
+    let routes = Routes::default();
+    let stop_listening = Stop::default();
+    let listener = serve::bind(config.host.listen).await.map_err(phase("listener"))?;
+    let listen_address = listener.local_addr().map_err(phase("listener"))?;
+    let admin_listener = serve::bind(config.host.admin).await.map_err(phase("admin listener"))?;
+    let admin_address = admin_listener.local_addr().map_err(phase("admin listener"))?;
+    let admin = Admin {
+        health: health.clone(),
+        store: store.clone(),
+        commands: commands.clone(),
+        generation: generation.clone(),
+        bell: bell.clone(),
+        ledgers: ledgers.clone(),
+        token: token.clone(),
+        routes: routes.clone(),
+        started: std::time::Instant::now(),
+    };
+    let stop_admin = Stop::default();
+    let listener = task::spawn("listener", serve::serve(listener, routes.router(), stop_listening.clone()));
+    let admin_task = task::spawn("admin listener", serve::serve(admin_listener, admin::router(admin.clone()), stop_admin.clone()));
+    let control_socket = admin::socket::start(&config.host.store, admin, stop_admin.clone()).map_err(phase("control socket"))?;
+
+    // Sources.
+    let stopping = CancellationToken::new();
+    let feeder = TaskFeeder {
+        store: store.clone(),
+        control: control.clone(),
+        settler: settler.clone(),
+        bell: bell.clone(),
+        in_flight: task_credits,
+        stopping: stopping.clone(),
+    };
+    let mut sources = vec![("tasks".to_owned(), task::spawn("tasks", feeder.run(FeederState::default())))];
+    let acceptor = Arc::new(DurableIntake {
+        router,
+        store: store.clone(),
+        bell,
+        health: health.clone(),
+        ledgers: ledgers.clone(),
+    });
+    let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| SourceContext {
+        origin: Origin { tenant, source: name.into(), kind: kind.into() },
+        control: control.clone(),
+        credits: Credits::new(in_flight),
+        acceptor: acceptor.clone(),
+        store: store.clone(),
+        routes: routes.clone(),
+        health: health.clone(),
+        stopping: stopping.clone(),
+    };
+    let mut to_start = Vec::new();
+    for source in &config.sources {
+        let context = context(source.tenant.clone(), &source.name, source.kind.word(), source.in_flight);
+        to_start.push((built_in(source, config, &token), context));
+    }
+    for (name, in_flight, source) in own {
+        let context = context(Tenant::default(), &name, source.kind(), in_flight);
+        to_start.push((source, context));
+    }
+    for (_, context) in &to_start {
+        health.expect(context.origin());
+    }
+    for (source, context) in to_start {
+        let name = context.origin().source.to_string();
+        sources.push((name, task::spawn("source", supervise::supervise(source, context))));
+    }
+    drop((control, acceptor));
+    let keeper = task::spawn("retention", keep_retention(store.clone(), retention(config), stopping.clone()));
+    health.enter(Phase::Running);
+
+    Ok(Running {
+        health,
+        ledgers,
+        store: store.clone(),
+        settler,
+        commands,
+        stopping,
+        stop_listening,
+        stop_admin,
+        cut,
+        calls,
+        controller,
+        listener,
+        admin: admin_task,
+        control_socket,
+        sources,
+        keeper,
+        routes,
+        listen_address,
+        admin_address,
+        drain_deadline: config.host.drain_deadline,
+        drain_delay: config.host.drain_delay,
+    })
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, crate::store::StoreError> {
+    let place = config.host.store.clone();
+    let opened = tokio::task::spawn_blocking(move || match place {
+        StoreConfig::Sqlite(path) => SqliteStore::open(&path),
+        StoreConfig::Memory => SqliteStore::in_memory(),
+    });
+    let store = opened.await.map_err(|e| crate::store::StoreError::Other(e.to_string()))??;
+    Ok(Arc::new(store))
+}
+
+/// A loader for the handlers of a configuration.
+fn loader(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Arc<Loader>> {
+    let memory = config.handlers.iter().map(|h| h.memory).max().unwrap_or(64 << 20);
+    let instances = u32::try_from(config.host.concurrency + SPARE_INSTANCES)?;
+    let engine = Engine::new(Capacity { instances, memory })?;
+    let queues: HashSet<String> =
+        config.sources.iter().filter(|s| matches!(s.kind, SourceKind::Embedded(_))).map(|s| s.name.clone()).collect();
+    Ok(Arc::new(Loader::new(engine, &config.cache_dir(), store, queues)?))
+}
+
+/// Load every handler; every problem is reported, not only the first.
+async fn load_handlers(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Vec<Arc<Handler>>> {
+    let loader = loader(config, store)?;
+    let mut handlers = Vec::new();
+    let mut problems = Vec::new();
+    for handler in &config.handlers {
+        match loader.load(handler).await {
+            Ok(handler) => handlers.push(handler),
+            Err(error) => problems.push(error),
+        }
+    }
+    all_or(handlers, problems)
+}
+
+/// Build and load every handler and serve nothing, as `koksmat check` does.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub async fn check_handlers(config: &Config) -> anyhow::Result<()> {
+    build_handlers(config, |_, _, _| {}).await
+}
+
+/// Build, compile and load every handler into the cache. `built` is told of each: whether it was there already, and how long it took.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub async fn build_handlers(config: &Config, built: impl Fn(&str, bool, Duration)) -> anyhow::Result<()> {
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory()?);
+    let loader = loader(config, store)?;
+    let mut problems = Vec::new();
+    for handler in &config.handlers {
+        let started = std::time::Instant::now();
+        match loader.build(handler).await {
+            Ok(ready) => built(&handler.name, ready, started.elapsed()),
+            Err(error) => problems.push(error),
+        }
+    }
+    all_or((), problems)
+}
+
+fn all_or<T>(value: T, problems: Vec<LoadError>) -> anyhow::Result<T> {
+    if problems.is_empty() {
+        return Ok(value);
+    }
+    Err(anyhow::Error::msg(problems.iter().map(LoadError::to_string).collect::<Vec<_>>().join("\n")))
+}
+
+fn built_in(source: &SourceConfig, config: &Config, token: &Token) -> Arc<dyn Source> {
+    match &source.kind {
+        SourceKind::Embedded(embedded) => Arc::new(EmbeddedQueue::new(embedded.clone(), token.secret().clone())),
+        SourceKind::Poller(poller) => Arc::new(PollerSource::new(poller.clone())),
+        SourceKind::Webhook(webhook) => Arc::new(WebhookSource::new(webhook.clone(), config.reply_handler(source))),
+        SourceKind::Timer(timer) => Arc::new(TimerSource::new(timer.clone())),
+    }
+}
+
+fn unmatched_policies(config: &Config) -> HashMap<(Tenant, Arc<str>), Unmatched> {
+    let of = |source: &SourceConfig| ((source.tenant.clone(), Arc::from(source.name.as_str())), source.unmatched);
+    config.sources.iter().map(of).collect()
+}
+
+fn in_flight_of_tasks(config: &Config) -> usize {
+    config.sources.iter().map(|source| source.in_flight).max().unwrap_or(256)
+}
+
+fn retention(config: &Config) -> Retention {
+    Retention { settled: config.host.dedup_for, dead_letters: config.host.keep_dead_letters }
+}
+
+/// Forget what is older than it has to be remembered, every now and then.
+async fn keep_retention(store: Arc<dyn Store>, retention: Retention, stopping: CancellationToken) {
+    const EVERY: Duration = Duration::from_secs(600);
+    loop {
+        match store.expire(retention.clone()).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(rows, "forgot what is older than it has to be remembered"),
+            Err(error) => tracing::warn!(%error, "cannot forget old rows"),
+        }
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+impl Default for Config {
+    /// No file, a store in memory, listeners on free ports of the loopback address: for embedders that add what they need.
+    fn default() -> Self {
+        let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            file: Default::default(),
+            host: HostConfig {
+                listen: loopback,
+                admin: loopback,
+                store: StoreConfig::Memory,
+                concurrency: 64,
+                drain_deadline: Some(Duration::from_secs(30)),
+                drain_delay: Duration::ZERO,
+                watch: false,
+                dedup_for: Duration::from_secs(7 * 24 * 3600),
+                keep_dead_letters: Duration::from_secs(30 * 24 * 3600),
+            },
+            sources: Vec::new(),
+            handlers: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The one handler that answers the requests of a webhook with `reply = "handler"`.
+    fn reply_handler(&self, source: &SourceConfig) -> Option<String> {
+        let event_of = |entry: &crate::config::Subscription| {
+            let fits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| crate::config::matches(wanted, found));
+            fits(&entry.source, &source.name) && fits(&entry.kind, source.kind.word())
+        };
+        let mut wanting = self.handlers.iter().filter(|h| h.tenant == source.tenant && h.on.iter().any(event_of));
+        wanting.next().map(|handler| handler.name.clone())
+    }
+}

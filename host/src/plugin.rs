@@ -1,0 +1,72 @@
+//! Handlers' code: built, compiled, linked once; instantiated, limited and called for each event.
+//!
+//! Nothing here knows where an event comes from or what a failure leads to.
+
+pub(crate) mod bindings;
+pub(crate) mod build;
+pub(crate) mod capability;
+pub mod engine;
+mod effects;
+mod guest;
+pub mod instance;
+mod limits;
+mod link;
+pub(crate) mod load;
+
+use std::{collections::HashSet, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use crate::{config::HandlerConfig, store::Store};
+
+pub use engine::{Capacity, Engine};
+pub use guest::Emission;
+pub use instance::{Call, Finished};
+pub use load::{LoadError, Loader};
+
+use self::{build::Positions, capability::http::Outbound};
+
+/// A named use of a plugin: its code, its limits, what it was granted.
+pub struct Handler {
+    /// What the configuration says of it.
+    pub config: Arc<HandlerConfig>,
+    /// Swapped when better code for the same source is ready; a call keeps the one it began with.
+    pub(crate) code: ArcSwap<Code>,
+    pub(crate) queues: Arc<HashSet<String>>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) outbound: Outbound,
+}
+
+impl Handler {
+    /// The digest of what serves now: of the component, or of the script.
+    pub fn digest(&self) -> String {
+        self.code.load().digest.to_string()
+    }
+
+    /// Whether a call can have effects: without a grant for one it has none.
+    pub fn can_have_effects(&self) -> bool {
+        self.config.grants.keyvalue.is_some() || !self.config.grants.emit.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handler").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Code that is ready to be instantiated.
+pub(crate) struct Code {
+    pub(crate) pre: link::Linked,
+    pub(crate) digest: Arc<str>,
+    pub(crate) positions: Positions,
+    /// Set while a new script is served by the generic runtime, which loads it anew for each event, until its snapshot is compiled.
+    pub(crate) script: Option<Arc<ScriptLoad>>,
+}
+
+/// What the generic runtime's `load` is called with.
+pub(crate) struct ScriptLoad {
+    pub(crate) load: wasmtime::component::ComponentExportIndex,
+    pub(crate) entry: String,
+    pub(crate) modules: Vec<(String, String)>,
+}

@@ -1,0 +1,113 @@
+//! The host's side of one call: what the capabilities work on. Made for a call, dropped with it.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::{
+    config::HandlerConfig,
+    event::Event,
+    plugin::{
+        capability::{
+            http::{Outbound, OutboundCall},
+            logging::{CallLog, Stdio, StdioLevel},
+        },
+        effects::CallEffects,
+        limits::{HEADER_BYTES, Limiter},
+    },
+    store::{CallId, Holder, Store},
+};
+
+/// An event a call emitted.
+#[derive(Debug)]
+pub struct Emission {
+    /// The event.
+    pub event: Event,
+    /// The embedded queue it goes to; absent: routed.
+    pub queue: Option<String>,
+    /// Held back so long.
+    pub after: Option<Duration>,
+    /// The guest gave the id: an event with it is accepted once.
+    pub recognised: bool,
+}
+
+/// What the capabilities work on.
+pub(crate) struct Guest {
+    pub(crate) id: CallId,
+    pub(crate) handler: Arc<HandlerConfig>,
+    pub(crate) queues: Arc<HashSet<String>>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) effects: CallEffects,
+    pub(crate) limiter: Limiter,
+    pub(crate) log: CallLog,
+    /// Something of the host failed under the call: it fails whatever the guest makes of it.
+    pub(crate) host_failure: Option<String>,
+    /// The deadline passed while the guest was computing.
+    pub(crate) timed_out: bool,
+    pub(crate) outbound: OutboundCall,
+    pub(crate) table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+}
+
+impl Guest {
+    pub(crate) fn new(
+        id: CallId,
+        handler: Arc<HandlerConfig>,
+        queues: Arc<HashSet<String>>,
+        store: Arc<dyn Store>,
+        outbound: Outbound,
+        holder: Holder,
+        idempotency_key: Arc<str>,
+        hops: u32,
+        deadline: std::time::Instant,
+        log: CallLog,
+    ) -> Self {
+        let stdio = |level| Stdio { log: log.clone(), level };
+        let wasi = WasiCtx::builder()
+            .stdout(stdio(StdioLevel::Out))
+            .stderr(stdio(StdioLevel::Err))
+            .max_random_size(1 << 20)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(HEADER_BYTES);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(crate::plugin::limits::HANDLES);
+        let outbound = OutboundCall::new(outbound, store.clone(), id.tenant.clone(), holder, idempotency_key, hops, deadline);
+        Self {
+            limiter: Limiter::new(handler.memory),
+            id,
+            handler,
+            queues,
+            store,
+            effects: CallEffects::default(),
+            log,
+            host_failure: None,
+            timed_out: false,
+            outbound,
+            table,
+            wasi,
+            http,
+        }
+    }
+}
+
+impl crate::plugin::bindings::koksmat::plugin::types::Host for Guest {}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.outbound.note_reads(&self.effects);
+        WasiHttpCtxView { hooks: &mut self.outbound, table: &mut self.table, ctx: &mut self.http }
+    }
+}

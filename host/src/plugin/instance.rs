@@ -1,0 +1,233 @@
+//! One call: a fresh instance, its limits, its deadline, its answer.
+
+use std::{
+    
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use wasmtime::{Store, Trap, UpdateDeadline};
+
+use crate::{
+    event::Event,
+    outcome::{Failure, Outcome, Response},
+    plugin::{
+        Code, Handler,
+        bindings::koksmat::plugin::types as wit,
+        capability::logging::CallLog,
+        guest::{Emission, Guest},
+        limits,
+    },
+    store::{CallId, Holder, Read, Write},
+};
+
+/// What a handler is called with.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Which call.
+    pub id: CallId,
+    /// Who holds keys for it.
+    pub holder: Holder,
+    /// The event.
+    pub event: Arc<Event>,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// The same for every attempt.
+    pub idempotency_key: Arc<str>,
+    /// For an atomic handler.
+    pub fencing_token: Option<u64>,
+    /// Emits between this event and one from outside.
+    pub hops: u32,
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Finished {
+    /// The outcome, as the one table has it.
+    pub outcome: Outcome,
+    /// Set when the guest did not answer by itself.
+    pub failure: Option<Failure>,
+    /// What it read.
+    pub reads: Vec<Read>,
+    /// What it wants to write.
+    pub writes: std::collections::BTreeMap<String, Write>,
+    /// What it wants to emit.
+    pub emissions: Vec<Emission>,
+    /// What it had read changed before a request left: nothing of it counts, it runs again.
+    pub overtaken: bool,
+    /// It holds keys until its commit.
+    pub holds: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The largest response body, in bytes.
+const RESPONSE_BYTES: usize = 16 << 20;
+
+impl Handler {
+    /// Run the handler on one event in a fresh instance.
+    ///
+    /// Returns within the handler's timeout and about one tick of the epoch clock. Dropping the future ends the call where it is; nothing
+    /// of it has happened then but requests that were already sent.
+    pub async fn call(&self, call: Call) -> Finished {
+        let started = Instant::now();
+        let deadline = started + self.config.timeout;
+        let log = CallLog::new(
+            call.id.tenant.as_str().into(),
+            call.id.handler.clone(),
+            call.event.id.as_str().into(),
+            call.attempt,
+        );
+        let guest = Guest::new(
+            call.id.clone(),
+            self.config.clone(),
+            self.queues.clone(),
+            self.store.clone(),
+            self.outbound.clone(),
+            call.holder,
+            call.idempotency_key.clone(),
+            call.hops,
+            deadline,
+            log.clone(),
+        );
+        let code = self.code.load_full();
+        let mut store = Store::new(code.pre.engine(), guest);
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_hostcall_fuel(limits::HOSTCALL_BYTES);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |mut context| {
+            if Instant::now() >= deadline {
+                context.data_mut().timed_out = true;
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+
+        let answer = tokio::time::timeout_at(deadline.into(), invoke(&code, &mut store, &call, self.config.timeout)).await;
+        log.finish();
+        let guest = store.data_mut();
+        let result = match answer {
+            Err(_) => Err(Failure::Timeout(self.config.timeout)),
+            Ok(answer) => judge(answer, guest, self.config.timeout, &code),
+        };
+        let (outcome, failure) = match result {
+            Ok(outcome) => (outcome, None),
+            Err(failure) => (failure.clone().into(), Some(failure)),
+        };
+        Finished {
+            outcome,
+            failure,
+            reads: guest.effects.reads(),
+            writes: guest.effects.take_writes(),
+            emissions: std::mem::take(&mut guest.effects.emissions),
+            overtaken: guest.outbound.overtaken(),
+            holds: guest.outbound.holds(),
+            took: started.elapsed(),
+        }
+    }
+}
+
+type Answer = wasmtime::Result<Result<Result<wit::Response, wit::Failure>, String>>;
+
+/// Instantiate, load the script if the code is not a snapshot yet, call. The inner `Err(String)` is a script that does not load.
+async fn invoke(code: &Code, store: &mut Store<Guest>, call: &Call, timeout: Duration) -> Answer {
+    let instance = code.pre.instance_pre().instantiate_async(&mut *store).await?;
+    if let Some(script) = &code.script {
+        let load = instance.get_typed_func::<(&str, &[(String, String)]), (Result<(), String>,)>(&mut *store, &script.load)?;
+        if let (Err(error),) = load.call_async(&mut *store, (&script.entry, &script.modules)).await? {
+            return Ok(Err(error));
+        }
+    }
+    let bindings = code.pre.bindings(&mut *store, &instance)?;
+    let event = to_wit(&call.event);
+    let context = wit::Context {
+        tenant: call.id.tenant.to_string(),
+        handler: call.id.handler.to_string(),
+        attempt: call.attempt,
+        idempotency_key: call.idempotency_key.to_string(),
+        deadline: unix_millis(SystemTime::now() + timeout),
+        fencing_token: call.fencing_token,
+        traceparent: call.event.traceparent().map(str::to_owned),
+    };
+    bindings.koksmat_plugin_handler().call_handle(&mut *store, &event, &context).await.map(Ok)
+}
+
+/// The guest's answer, or what kept it from answering, as an outcome.
+fn judge(
+    answer: Answer,
+    guest: &Guest,
+    timeout: Duration,
+    code: &Code,
+) -> Result<Outcome, Failure> {
+    let out_of_memory = || Failure::OutOfMemory { limit: guest.handler.memory };
+    if let Some(failure) = &guest.host_failure {
+        return Err(Failure::Host(failure.clone()));
+    }
+    match answer {
+        Err(_) if guest.timed_out => Err(Failure::Timeout(timeout)),
+        Err(_) if guest.limiter.denied() => Err(out_of_memory()),
+        Err(error) => Err(Failure::Trap(code.positions.rewrite(&trap_text(&error)))),
+        Ok(Err(_)) if guest.limiter.denied() => Err(out_of_memory()),
+        Ok(Err(script)) => Err(Failure::Trap(code.positions.rewrite(&script))),
+        Ok(Ok(Ok(response))) => response_of(response).map(Outcome::Done),
+        Ok(Ok(Err(_))) if guest.limiter.denied() => Err(out_of_memory()),
+        Ok(Ok(Err(wit::Failure::Retry(advice)))) => {
+            Ok(Outcome::Retry { reason: text(code.positions.rewrite(&advice.reason)), after: advice.after.map(Duration::from_millis) })
+        }
+        Ok(Ok(Err(wit::Failure::Reject(reason)))) => Ok(Outcome::Reject { reason: text(code.positions.rewrite(&reason)) }),
+    }
+}
+
+/// A reason is kept with the event and shown to people: bounded.
+fn text(mut reason: String) -> String {
+    const LONGEST: usize = 8 << 10;
+    if reason.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|&i| reason.is_char_boundary(i)).unwrap_or(0);
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
+}
+
+fn trap_text(error: &wasmtime::Error) -> String {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => "the call stack is exhausted (endless recursion?)".into(),
+        Some(Trap::UnreachableCodeReached) => "the guest gave up (`unreachable`: a panic or an abort)".into(),
+        Some(trap) => trap.to_string(),
+        None => format!("{error:#}"),
+    }
+}
+
+fn response_of(response: wit::Response) -> Result<Response, Failure> {
+    if !(100..=599).contains(&response.status) {
+        return Err(Failure::BadResponse(format!("status {} is not between 100 and 599", response.status)));
+    }
+    if response.body.len() > RESPONSE_BYTES {
+        return Err(Failure::BadResponse(format!("the body has {} bytes, {RESPONSE_BYTES} are allowed", response.body.len())));
+    }
+    for (name, value) in &response.headers {
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() || http::HeaderValue::from_str(value).is_err() {
+            return Err(Failure::BadResponse(format!("`{}` is no header field", name.escape_default())));
+        }
+    }
+    Ok(Response { status: response.status, headers: response.headers, body: response.body.into() })
+}
+
+fn to_wit(event: &Event) -> wit::Event {
+    wit::Event {
+        id: event.id.clone(),
+        source: event.source.clone(),
+        type_: event.ty.clone(),
+        subject: event.subject.clone(),
+        time: event.time.clone(),
+        datacontenttype: event.datacontenttype.clone(),
+        dataschema: event.dataschema.clone(),
+        attributes: event.attributes.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        headers: event.headers.clone(),
+        data: event.data.to_vec(),
+    }
+}
+
+fn unix_millis(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,237 @@
+//! The graceful stop: named phases, a deadline, a second signal, the ledger.
+//!
+//! ```text
+//! not ready (+ drain-delay) → sources stop taking → what has not started is returned → calls in flight until the deadline
+//!   → what was cut goes back → sources carry out their answers → store closed → ledger → admin listener closed
+//! ```
+
+pub(crate) mod ledger;
+pub mod signals;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use ledger::{Counts, Ledger};
+
+use crate::{
+    admin::socket::ControlSocket,
+    controller::{Command, settle::Settler},
+    health::{Health, Phase},
+    host::Host,
+    listener::{Routes, serve::Stop},
+    shutdown::ledger::Ledgers,
+    store::Store,
+};
+
+/// What sources and commits may still take once every call has ended.
+const RESERVE: Duration = Duration::from_secs(5);
+/// How long a cut call may take to be gone: its fiber is dropped at its next wait, or at the next tick while it computes.
+const CUT: Duration = Duration::from_secs(2);
+
+/// The parts of a running host that a stop has to do with.
+pub(crate) struct Running {
+    pub(crate) health: Health,
+    pub(crate) ledgers: Ledgers,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) settler: Arc<Settler>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) stop_listening: Stop,
+    pub(crate) stop_admin: Stop,
+    pub(crate) cut: CancellationToken,
+    pub(crate) calls: TaskTracker,
+    pub(crate) controller: JoinHandle<()>,
+    pub(crate) listener: JoinHandle<()>,
+    pub(crate) admin: JoinHandle<()>,
+    pub(crate) control_socket: Option<ControlSocket>,
+    pub(crate) sources: Vec<(String, JoinHandle<()>)>,
+    pub(crate) keeper: JoinHandle<()>,
+    pub(crate) routes: Routes,
+    pub(crate) listen_address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
+    pub(crate) drain_deadline: Option<Duration>,
+    pub(crate) drain_delay: Duration,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// What was received and what became of each.
+    pub ledger: Ledger,
+    /// How long it took from the first signal, without `drain-delay`.
+    pub took: Duration,
+}
+
+impl Stopped {
+    /// The one line the binary writes to standard output.
+    pub fn line(&self) -> String {
+        #[derive(serde::Serialize)]
+        struct Line<'a> {
+            ledger: &'a Ledger,
+            drain_ms: u64,
+        }
+        let drain_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
+        serde_json::to_string(&Line { ledger: &self.ledger, drain_ms }).unwrap_or_default()
+    }
+
+    /// 0: clean, 3: a started call was cut, 4: the ledger does not balance.
+    pub fn exit_code(&self) -> u8 {
+        match (self.ledger.balanced, self.ledger.cut) {
+            (false, _) => 4,
+            (true, 0) => 0,
+            (true, _) => 3,
+        }
+    }
+}
+
+impl Host {
+    /// Where webhooks and queues are served.
+    pub fn listen_address(&self) -> SocketAddr {
+        self.running.listen_address
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.running.admin_address
+    }
+
+    /// What readiness knows.
+    pub fn health(&self) -> &Health {
+        &self.running.health
+    }
+
+    /// Wait until every source takes events. Cancel safe.
+    pub async fn ready(&self) {
+        self.running.health.wait_for(|report| report.ready).await;
+    }
+
+    /// What was received so far and what became of it.
+    pub fn ledger(&self) -> Ledger {
+        self.running.ledgers.ledger()
+    }
+
+    /// Wait until something of the host has ended that cannot be started again; then it has to be shut down. Cancel safe.
+    pub async fn failed(&self) {
+        while !self.running.controller.is_finished() && !self.running.listener.is_finished() {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Stop: drain what is in flight and account for everything. `hurry` fires when calls that still run are to be cut at once (a second
+    /// signal).
+    ///
+    /// Not cancel safe: dropped half way, what was not settled is delivered again.
+    pub async fn shutdown_with(self, hurry: CancellationToken) -> Stopped {
+        drain(self.running, hurry).await
+    }
+
+    /// Stop: drain what is in flight and account for everything.
+    ///
+    /// Not cancel safe: dropped half way, what was not settled is delivered again.
+    pub async fn shutdown(self) -> Stopped {
+        self.shutdown_with(CancellationToken::new()).await
+    }
+}
+
+/// Says how long each phase of the drain took.
+struct Phases {
+    began: Instant,
+}
+
+impl Phases {
+    fn ended(&mut self, phase: &str) {
+        tracing::info!(phase, took = ?self.began.elapsed(), "drain");
+        self.began = Instant::now();
+    }
+}
+
+async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
+    let mut phases = Phases { began: Instant::now() };
+    running.health.enter(Phase::Draining);
+    if !running.drain_delay.is_zero() {
+        tokio::select! {
+            () = tokio::time::sleep(running.drain_delay) => {}
+            () = hurry.cancelled() => {}
+        }
+    }
+    phases.ended("not ready");
+    let began = Instant::now();
+    let deadline = running.drain_deadline.map(|deadline| began + deadline);
+
+    running.stop_listening.graceful.cancel();
+    running.stopping.cancel();
+    phases.ended("sources stop taking");
+
+    let (returned, all_returned) = oneshot::channel();
+    if running.commands.send(Command::Return(returned)).await.is_ok() {
+        let _ = all_returned.await;
+    }
+    phases.ended("what has not started is returned");
+
+    running.calls.close();
+    tokio::select! {
+        () = running.calls.wait() => {}
+        () = until(deadline) => tracing::warn!("the drain deadline has passed: calls that still run are cut"),
+        () = hurry.cancelled() => tracing::warn!("a second signal: calls that still run are cut"),
+    }
+    phases.ended("calls in flight");
+
+    running.cut.cancel();
+    if timeout(CUT, running.calls.wait()).await.is_err() {
+        tracing::error!("a call that was cut is still not gone");
+    }
+    phases.ended("what was cut goes back");
+
+    let flushed_by = Instant::now() + RESERVE;
+    for (name, mut source) in running.sources {
+        match timeout_at(flushed_by, &mut source).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(source = name, %error, "a source ended badly"),
+            Err(_) => {
+                source.abort();
+                tracing::error!(source = name, "the source ignores its stop: aborted");
+            }
+        }
+    }
+    stop_task("listener", running.listener, flushed_by).await;
+    running.stop_listening.now.cancel();
+    stop_task("retention", running.keeper, flushed_by).await;
+    if let Err(error) = running.settler.release_returned().await {
+        tracing::warn!(%error, "claims could not be released; they end with this process");
+    }
+    drop((running.commands, running.routes));
+    stop_task("controller", running.controller, flushed_by).await;
+    phases.ended("sources flushed");
+
+    if let Err(error) = running.store.close().await {
+        tracing::error!(%error, "the store did not close cleanly");
+    }
+    phases.ended("store closed");
+
+    let stopped = Stopped { ledger: running.ledgers.ledger(), took: began.elapsed() };
+    running.stop_admin.graceful.cancel();
+    drop(running.control_socket);
+    stop_task("admin listener", running.admin, Instant::now() + Duration::from_secs(1)).await;
+    phases.ended("admin listener closed");
+    stopped
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn stop_task(name: &str, mut task: JoinHandle<()>, by: Instant) {
+    if timeout_at(by, &mut task).await.is_err() {
+        task.abort();
+        tracing::warn!(task = name, "did not end in time: aborted");
+    }
+}

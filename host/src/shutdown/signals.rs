@@ -1,0 +1,28 @@
+//! SIGTERM and SIGINT, armed before anything else happens.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that stop the host.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Arm them: from now on neither ends the process by itself.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn arm() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Wait for the next one; its name. Cancel safe.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

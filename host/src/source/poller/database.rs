@@ -1,0 +1,60 @@
+//! The polled database: connected to when it is needed, and again after anything went wrong.
+//!
+//! This is the seam for further databases: each is a variant here, a file beside [`sqlite`] that connects and reads rows, and a file
+//! beside `claim/sqlite.rs` with its statements for claims.
+
+use self::sqlite::Sqlite;
+use super::row::Row;
+use crate::config::Secret;
+
+pub(super) mod sqlite;
+
+/// A database, by its kind.
+pub(super) enum Database {
+    Sqlite(Sqlite),
+    /// The URL names none of the above.
+    Unknown(UnknownDatabase),
+}
+
+/// What a URL of no known kind comes to: said on every poll, for the file the URL is in may change.
+pub(super) struct UnknownDatabase {
+    reference: String,
+}
+
+/// Why the database did not do what it was asked to. Messages name the database by where its URL came from, never by the URL.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DatabaseError {
+    #[error("the database URL of {reference} cannot be used: write sqlite:PATH")]
+    Url { reference: String },
+    #[error("cannot open the database of {reference}: {reason}; is the file there, and may this user read and write it?")]
+    Open { reference: String, reason: String },
+    #[error("the database of {reference} is locked by another process: {reason}")]
+    Locked { reference: String, reason: String },
+    #[error("cannot prepare the database of {reference}: {reason}; have somebody who may run there: {setup}")]
+    Setup { reference: String, reason: String, setup: &'static str },
+    #[error("{doing} in the database of {reference}: {reason}")]
+    Statement { reference: String, doing: &'static str, reason: String },
+}
+
+impl Database {
+    /// The database at `url`; nothing is connected yet.
+    pub(super) fn new(url: &Secret) -> Self {
+        Sqlite::new(url).map_or_else(|| Self::Unknown(UnknownDatabase { reference: url.reference().to_owned() }), Self::Sqlite)
+    }
+
+    /// All rows of a statement that changes nothing, at most `limit`.
+    ///
+    /// Cancel safe: nothing is changed.
+    pub(super) async fn rows(&mut self, statement: &str, limit: usize) -> Result<Vec<Row>, DatabaseError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.rows(statement, limit).await,
+            Self::Unknown(unknown) => Err(unknown.error()),
+        }
+    }
+}
+
+impl UnknownDatabase {
+    pub(super) fn error(&self) -> DatabaseError {
+        DatabaseError::Url { reference: self.reference.clone() }
+    }
+}

@@ -1,0 +1,158 @@
+//! SQLite: one connection to a file that somebody else owns.
+
+use std::{io, path::Path, str::FromStr, time::Duration};
+
+use futures_util::StreamExt;
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Decode, Row as _, Sqlite as Db, SqliteConnection, TypeInfo, ValueRef,
+    sqlite::{SqliteConnectOptions, SqliteRow},
+};
+
+use super::DatabaseError;
+use crate::{
+    config::Secret,
+    source::poller::row::{Row, Value},
+};
+
+/// How long a statement waits for another process that holds the lock.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// A SQLite database.
+pub(in crate::source::poller) struct Sqlite {
+    options: SqliteConnectOptions,
+    reference: String,
+    /// What is run on each new connection.
+    setup: &'static str,
+    open: Option<Open>,
+}
+
+struct Open {
+    connection: SqliteConnection,
+    /// Absent for a database in memory.
+    file: Option<FileId>,
+}
+
+/// Which file it is, whatever its name: a connection to a file that was replaced would read the old one for ever.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    #[cfg(unix)]
+    device: u64,
+    #[cfg(unix)]
+    inode: u64,
+}
+
+impl Sqlite {
+    /// The database at `url`, if that is a SQLite URL. Until [`setup`](Self::setup) says otherwise it is only read.
+    pub(super) fn new(url: &Secret) -> Option<Self> {
+        let url_options = url.expose().starts_with("sqlite:").then(|| SqliteConnectOptions::from_str(url.expose()).ok())??;
+        let options = url_options.busy_timeout(BUSY).disable_statement_logging();
+        Some(Self { options, reference: url.reference().to_owned(), setup: "PRAGMA query_only = ON", open: None })
+    }
+
+    /// What is run on each new connection.
+    pub(in crate::source::poller) fn setup(&mut self, setup: &'static str) {
+        self.setup = setup;
+    }
+
+    /// All rows of a statement, at most `limit`.
+    pub(super) async fn rows(&mut self, statement: &str, limit: usize) -> Result<Vec<Row>, DatabaseError> {
+        let connection = self.connection().await?;
+        let rows = read(connection, statement, limit).await;
+        self.check("reading rows", rows)
+    }
+
+    /// The connection; a new one when there is none or the file is not the one it was.
+    pub(in crate::source::poller) async fn connection(&mut self) -> Result<&mut SqliteConnection, DatabaseError> {
+        let open = match self.open.take() {
+            Some(open) if open.file.is_none() || open.file == file_id(self.options.get_filename()).await.ok() => open,
+            _ => self.connect().await?,
+        };
+        Ok(&mut self.open.insert(open).connection)
+    }
+
+    /// Say what went wrong, and make sure that the next try begins with a new connection.
+    pub(in crate::source::poller) fn check<T>(&mut self, doing: &'static str, result: sqlx::Result<T>) -> Result<T, DatabaseError> {
+        result.map_err(|error| {
+            self.open = None;
+            let (reference, reason) = (self.reference.clone(), reason(&error));
+            match is_locked(&error) {
+                true => DatabaseError::Locked { reference, reason },
+                false => DatabaseError::Statement { reference, doing, reason },
+            }
+        })
+    }
+
+    async fn connect(&self) -> Result<Open, DatabaseError> {
+        let reference = || self.reference.clone();
+        let mut connection =
+            self.options.connect().await.map_err(|e| DatabaseError::Open { reference: reference(), reason: reason(&e) })?;
+        let file = file_id(self.options.get_filename()).await.ok();
+        match sqlx::raw_sql(self.setup).execute(&mut connection).await {
+            Ok(_) => Ok(Open { connection, file }),
+            Err(error) if is_locked(&error) => Err(DatabaseError::Locked { reference: reference(), reason: reason(&error) }),
+            Err(error) => Err(DatabaseError::Setup { reference: reference(), reason: reason(&error), setup: self.setup }),
+        }
+    }
+}
+
+/// The rows of a statement, at most `limit`. It is prepared each time: a table may have got a column since.
+async fn read(connection: &mut SqliteConnection, statement: &str, limit: usize) -> sqlx::Result<Vec<Row>> {
+    let mut rows = sqlx::query(AssertSqlSafe(statement)).persistent(false).fetch(connection).take(limit);
+    let mut read = Vec::new();
+    while let Some(row) = rows.next().await {
+        read.push(decode(&row?)?);
+    }
+    Ok(read)
+}
+
+/// A row in the words of every database.
+pub(in crate::source::poller) fn decode(row: &SqliteRow) -> sqlx::Result<Row> {
+    let mut values = Vec::with_capacity(row.columns().len());
+    for column in row.columns() {
+        values.push((column.name().to_owned(), value(row, column.ordinal())?));
+    }
+    Ok(Row(values))
+}
+
+/// The value as it is stored, whatever the column was declared as.
+fn value(row: &SqliteRow, column: usize) -> sqlx::Result<Value> {
+    let raw = row.try_get_raw(column)?;
+    if raw.is_null() {
+        return Ok(Value::Null);
+    }
+    let storage_class = raw.type_info().name().to_owned();
+    let decoded = match storage_class.as_str() {
+        "INTEGER" => <i64 as Decode<Db>>::decode(raw).map(Value::Integer),
+        "REAL" => <f64 as Decode<Db>>::decode(raw).map(Value::Real),
+        // SQLite does not check that text is UTF-8.
+        "TEXT" => <&[u8] as Decode<Db>>::decode(raw).map(|text| Value::Text(String::from_utf8_lossy(text).into_owned())),
+        _ => <&[u8] as Decode<Db>>::decode(raw).map(|bytes| Value::Blob(bytes.to_vec())),
+    };
+    decoded.map_err(|source| sqlx::Error::ColumnDecode { index: column.to_string(), source })
+}
+
+/// The database's own words; never the URL.
+fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// `SQLITE_BUSY` and `SQLITE_LOCKED`, with all their extended codes.
+fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<u32>().ok());
+    matches!(code.map(|code| code & 0xff), Some(5 | 6))
+}
+
+#[cfg(unix)]
+async fn file_id(path: &Path) -> io::Result<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = tokio::fs::metadata(path).await?;
+    Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
+}
+
+#[cfg(not(unix))]
+async fn file_id(path: &Path) -> io::Result<FileId> {
+    tokio::fs::metadata(path).await.map(|_| FileId {})
+}

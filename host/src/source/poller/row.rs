@@ -1,0 +1,109 @@
+//! A row as every database can give it, and as a handler gets it: a JSON object, column → value.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Map, Number, Value as Json};
+
+use crate::event::Event;
+
+/// A row: its columns in the order of the statement.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Row(pub(super) Vec<(String, Value)>);
+
+/// A value of a column.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+impl Row {
+    /// The value of a column. Names of columns are the same whatever their case, as in SQL.
+    pub(super) fn get(&self, column: &str) -> Option<&Value> {
+        self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(column)).map(|(_, value)| value)
+    }
+
+    /// The event that says: there is this row.
+    pub(super) fn into_event(self, id: String, table: Option<&str>) -> Event {
+        Event {
+            id,
+            ty: "koksmat.database.row".into(),
+            subject: table.map(str::to_owned),
+            datacontenttype: Some("application/json".into()),
+            data: self.into_json().to_string().into(),
+            ..Event::default()
+        }
+    }
+
+    /// The row as a JSON object. Of two columns with one name the last is kept.
+    fn into_json(self) -> Json {
+        Json::Object(self.0.into_iter().map(|(name, value)| (name, value.into_json())).collect::<Map<_, _>>())
+    }
+}
+
+impl Value {
+    /// Numbers stay numbers, also beyond 2^53; bytes become base64; a number that JSON does not know (infinity) becomes null.
+    pub(super) fn into_json(self) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Integer(n) => Json::from(n),
+            Self::Real(n) => Number::from_f64(n).map_or(Json::Null, Json::Number),
+            Self::Text(text) => Json::String(text),
+            Self::Blob(bytes) => Json::String(STANDARD.encode(bytes)),
+        }
+    }
+
+    /// The value as a part of a key or an id.
+    pub(super) fn to_text(&self) -> String {
+        match self {
+            Self::Null => String::new(),
+            Self::Integer(n) => n.to_string(),
+            Self::Real(n) => n.to_string(),
+            Self::Text(text) => text.clone(),
+            Self::Blob(bytes) => STANDARD.encode(bytes),
+        }
+    }
+
+    /// Whether a condition with this value holds: SQL's truth, and the word `true`.
+    pub(super) fn is_true(&self) -> bool {
+        match self {
+            Self::Null | Self::Blob(_) => false,
+            Self::Integer(n) => *n != 0,
+            Self::Real(n) => *n != 0.0,
+            Self::Text(text) => text.eq_ignore_ascii_case("true") || text.trim().parse::<f64>().is_ok_and(|n| n != 0.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_becomes_a_json_object() {
+        let row = Row(vec![
+            ("id".into(), Value::Integer(i64::MAX)),
+            ("price".into(), Value::Real(1.5)),
+            ("name".into(), Value::Text("Blåbær \"øl\"".into())),
+            ("photo".into(), Value::Blob(vec![0, 255])),
+            ("paid".into(), Value::Null),
+            ("infinite".into(), Value::Real(f64::INFINITY)),
+        ]);
+        assert_eq!(
+            row.into_json().to_string(),
+            r#"{"id":9223372036854775807,"infinite":null,"name":"Blåbær \"øl\"","paid":null,"photo":"AP8=","price":1.5}"#
+        );
+    }
+
+    #[test]
+    fn truth_is_that_of_sql() {
+        for holds in [Value::Integer(1), Value::Integer(-1), Value::Real(0.1), Value::Text("1".into()), Value::Text("TRUE".into())] {
+            assert!(holds.is_true(), "{holds:?}");
+        }
+        for fails in [Value::Null, Value::Integer(0), Value::Real(0.0), Value::Text("0".into()), Value::Text("no".into())] {
+            assert!(!fails.is_true(), "{fails:?}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The tables and how a connection is set up; what happens to a store when it is opened.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::store::StoreError;
+
+/// Each takes the schema from the version that is its index to the next. Never edited once released.
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_store.sql")];
+
+/// Older ones can damage a store in WAL mode (fixed in [3.51.3](https://www.sqlite.org/releaselog/3_51_3.html), "WAL-reset bug").
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+/// Statements a connection keeps prepared: all there are.
+const STATEMENTS: usize = 128;
+
+/// A connection that writes, to a store of the newest schema that has begun a new start. And the number of that start.
+pub(super) fn open(path: &Path, durable: bool) -> Result<(Connection, u64), StoreError> {
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        let found = rusqlite::version();
+        return Err(StoreError::Other(format!("the SQLite linked in is {found}; it must be 3.51.3 or newer, build with the bundled one")));
+    }
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    check(path, &connection, version)?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA busy_timeout = 5000;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -16000;
+         PRAGMA journal_size_limit = 67108864;",
+    )?;
+    connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "OFF" })?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    let start_number = {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        migrate(&transaction, version)?;
+        recover(&transaction)?;
+        let number = begin(&transaction)?;
+        transaction.commit()?;
+        number
+    };
+    Ok((connection, start_number))
+}
+
+/// A connection that reads.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.execute_batch("PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4000;")?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// The end is a stop: nothing was running.
+pub(super) fn mark_clean(connection: &Connection) -> Result<(), StoreError> {
+    connection.execute("UPDATE meta SET value = 1 WHERE name = 'clean'", [])?;
+    Ok(())
+}
+
+/// Before anything is changed: is this a store, and one that this build understands?
+fn check(path: &Path, connection: &Connection, version: i64) -> Result<(), StoreError> {
+    let known = MIGRATIONS.len() as i64;
+    if version > known {
+        return Err(StoreError::Newer { path: path.display().to_string(), found: version, known });
+    }
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if version <= 0 && tables > 0 {
+        return Err(StoreError::Other("it is a database of something else; name another file as the store".into()));
+    }
+    Ok(())
+}
+
+fn migrate(transaction: &Transaction<'_>, version: i64) -> Result<(), StoreError> {
+    for (migration, from) in MIGRATIONS.iter().zip(0i64..).filter(|(_, from)| *from >= version) {
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", from + 1)?;
+    }
+    Ok(())
+}
+
+/// Whoever ran tasks is dead, or we would not have the lock: they are ready again. If nobody stopped that host, any of them may be what
+/// ended it, and one that ran alone was.
+fn recover(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    transaction.execute(
+        "UPDATE task SET state = 0, suspect = max(suspect, NOT clean.value), crashes = crashes + (alone AND NOT clean.value), alone = 0
+         FROM (SELECT value FROM meta WHERE name = 'clean') AS clean
+         WHERE state = 1",
+        [],
+    )?;
+    Ok(())
+}
+
+fn begin(transaction: &Transaction<'_>) -> Result<u64, StoreError> {
+    transaction.execute("UPDATE meta SET value = 0 WHERE name = 'clean'", [])?;
+    let number: i64 = transaction.query_row(
+        "UPDATE meta SET value = value + 1 WHERE name = 'start_number' RETURNING value",
+        [],
+        |row| row.get(0),
+    )?;
+    Ok(number.unsigned_abs())
+}

@@ -1,0 +1,128 @@
+//! Tasks between acceptance and settlement: claimed, given back, run alone, counted.
+
+use std::{collections::HashMap, ops::ControlFlow, sync::Arc};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{dead_letter, rows, settle};
+use crate::{
+    event::Event,
+    store::{Claim, Depth, Millis, StoreError, Task, Want},
+};
+
+/// How often the host may end under a call that runs alone.
+const CRASHES: i64 = 3;
+
+/// Claim what is due. Tasks of one event share it.
+pub(super) fn claim(connection: &Connection, wants: &[Want], now: Millis) -> Result<Vec<Task>, StoreError> {
+    let mut events = HashMap::new();
+    let mut tasks = Vec::new();
+    for want in wants {
+        tasks.extend(claim_for(connection, want, now, &mut events)?);
+    }
+    Ok(tasks)
+}
+
+fn claim_for(
+    connection: &Connection,
+    want: &Want,
+    now: Millis,
+    events: &mut HashMap<i64, Arc<Event>>,
+) -> Result<Vec<Task>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "UPDATE task SET state = 1, epoch = epoch + 1
+         WHERE id IN (SELECT id FROM task WHERE tenant = ?1 AND source = ?2 AND handler = ?3 AND state = 0 AND due <= ?4
+                      ORDER BY due, id LIMIT ?5)
+         RETURNING id, epoch, kind, key, attempts, history, hops, suspect, event, due",
+    )?;
+    let wanted = params![want.tenant.as_str(), want.source, want.handler, now, rows::limit(want.limit)];
+    let mut claimed = statement
+        .query_map(wanted, |row| {
+            let task = Task {
+                claim: Claim { task: row.get(0)?, epoch: row.get(1)? },
+                tenant: want.tenant.clone(),
+                source: want.source.clone(),
+                handler: want.handler.clone(),
+                kind: row.get(2)?,
+                key: row.get(3)?,
+                attempts: row.get(4)?,
+                history: rows::from_json(row, 5)?,
+                hops: row.get(6)?,
+                suspect: row.get(7)?,
+                event: Arc::default(),
+            };
+            Ok((row.get::<_, Millis>(9)?, row.get::<_, i64>(8)?, task))
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    // RETURNING has no order.
+    claimed.sort_unstable_by_key(|(due, _, task)| (*due, task.claim.task));
+    for (_, event, task) in &mut claimed {
+        task.event = match events.get(event) {
+            Some(shared) => shared.clone(),
+            None => events.entry(*event).or_insert(load(connection, *event)?).clone(),
+        };
+    }
+    Ok(claimed.into_iter().map(|(_, _, task)| task).collect())
+}
+
+fn load(connection: &Connection, id: i64) -> Result<Arc<Event>, StoreError> {
+    let event = connection
+        .prepare_cached("SELECT header, data FROM event WHERE id = ?1")?
+        .query_row([id], |row| rows::event(row, 0, 1))?;
+    Ok(Arc::new(event))
+}
+
+/// Make claimed tasks ready again. The epoch moves on, so that a claim given back completes nothing.
+pub(super) fn release(connection: &Connection, claims: &[Claim]) -> Result<(), StoreError> {
+    for claim in claims {
+        connection
+            .prepare_cached("UPDATE task SET state = 0, epoch = epoch + 1, alone = 0 WHERE id = ?1 AND epoch = ?2 AND state = 1")?
+            .execute(params![claim.task, claim.epoch])?;
+    }
+    Ok(())
+}
+
+/// Note that a task runs alone from now on, or quarantine it.
+pub(super) fn alone(connection: &Connection, claim: Claim, now: Millis) -> Result<ControlFlow<()>, StoreError> {
+    let crashes: Option<i64> = connection
+        .prepare_cached("UPDATE task SET alone = 1 WHERE id = ?1 AND epoch = ?2 AND state = 1 RETURNING crashes")?
+        .query_row(params![claim.task, claim.epoch], |row| row.get(0))
+        .optional()?;
+    match crashes {
+        None => Ok(ControlFlow::Break(())),
+        Some(crashes) if crashes < CRASHES => Ok(ControlFlow::Continue(())),
+        Some(_) => {
+            dead_letter::quarantine(connection, claim.task, now)?;
+            settle::quarantined(connection, claim.task, now)?;
+            Ok(ControlFlow::Break(()))
+        }
+    }
+}
+
+/// When the next task that is not due yet becomes due.
+pub(super) fn next_due(connection: &Connection, now: Millis) -> Result<Option<Millis>, StoreError> {
+    Ok(connection
+        .prepare_cached("SELECT min(due) FROM task WHERE state = 0 AND due > ?1")?
+        .query_row([now], |row| row.get(0))?)
+}
+
+/// What the queues hold.
+pub(super) fn depths(connection: &Connection, now: Millis) -> Result<Vec<Depth>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT tenant, source, handler, sum(state <> 1 AND due <= ?1), sum(state <> 1 AND due > ?1), sum(state = 1), min(accepted_at)
+         FROM task GROUP BY tenant, source, handler ORDER BY tenant, source, handler",
+    )?;
+    let depths = statement.query_map([now], |row| {
+        let count = |column| Ok::<u64, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
+        Ok(Depth {
+            tenant: row.get::<_, String>(0)?.into(),
+            source: row.get(1)?,
+            handler: row.get(2)?,
+            ready: count(3)?,
+            later: count(4)?,
+            running: count(5)?,
+            oldest: row.get(6)?,
+        })
+    })?;
+    Ok(depths.collect::<Result<_, _>>()?)
+}
