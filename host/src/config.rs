@@ -407,6 +407,12 @@ pub struct Retry {
     pub max: Duration,
 }
 
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 5, min: Duration::from_millis(200), max: Duration::from_secs(30) }
+    }
+}
+
 /// What a handler may do beyond logging, configuration, clocks and random numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {

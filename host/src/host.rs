@@ -23,12 +23,20 @@ use crate::{
         settle::Settler,
     },
     health::{Health, Phase},
-    listener::{Routes, serve::{self, Stop}},
+    listener::{
+        Routes,
+        serve::{self, Stop},
+    },
     plugin::{Capacity, Engine, Handler, Loader, load::LoadError},
     shutdown::{Running, ledger::Ledgers},
     source::{
-        Source, SourceContext, poller::PollerSource, queue::embedded::EmbeddedQueue, supervise, tasks::{FeederState, TaskFeeder},
-        timer::TimerSource, webhook::WebhookSource,
+        Source, SourceContext,
+        poller::PollerSource,
+        queue::embedded::EmbeddedQueue,
+        supervise,
+        tasks::{FeederState, TaskFeeder},
+        timer::TimerSource,
+        webhook::WebhookSource,
     },
     store::{Retention, Store, sqlite::SqliteStore},
     task,
@@ -130,9 +138,8 @@ async fn boot(
     });
     let task_credits = in_flight_of_tasks(config);
     let groups = (config.sources.len() + own.len() + 1) * config.handlers.len().max(1);
-    let credits = own.iter().map(|(_, n, _)| n).sum::<usize>()
-        + config.sources.iter().map(|s| s.in_flight).sum::<usize>()
-        + groups * task_credits;
+    let credits =
+        own.iter().map(|(_, n, _)| n).sum::<usize>() + config.sources.iter().map(|s| s.in_flight).sum::<usize>() + groups * task_credits;
     let (control, receiver) = control_channel(credits);
     let (commands, command_receiver) = mpsc::channel(16);
     let cut = CancellationToken::new();
@@ -186,13 +193,7 @@ async fn boot(
         stopping: stopping.clone(),
     };
     let mut sources = vec![("tasks".to_owned(), task::spawn("tasks", feeder.run(FeederState::default())))];
-    let acceptor = Arc::new(DurableIntake {
-        router,
-        store: store.clone(),
-        bell,
-        health: health.clone(),
-        ledgers: ledgers.clone(),
-    });
+    let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
     let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| SourceContext {
         origin: Origin { tenant, source: name.into(), kind: kind.into() },
         control: control.clone(),

@@ -5,8 +5,8 @@
 pub(crate) mod bindings;
 pub(crate) mod build;
 pub(crate) mod capability;
-pub mod engine;
 mod effects;
+pub mod engine;
 mod guest;
 pub mod instance;
 mod limits;
@@ -25,6 +25,14 @@ pub use instance::{Call, Finished};
 pub use load::{LoadError, Loader};
 
 use self::{build::Positions, capability::http::Outbound};
+
+/// A core module as a component, a component as it is: what [`Loader`] does before it compiles.
+///
+/// # Errors
+/// When it is neither, or a core module that does not say of which world it is.
+pub fn encode(wasm: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    Ok(build::encode_component(wasm)?)
+}
 
 /// A named use of a plugin: its code, its limits, what it was granted.
 pub struct Handler {

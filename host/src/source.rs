@@ -24,6 +24,8 @@ pub mod queue;
 pub(crate) mod supervise;
 pub(crate) mod tasks;
 #[cfg(test)]
+mod test_host;
+#[cfg(test)]
 pub(crate) mod testing;
 pub mod timer;
 pub mod webhook;
@@ -117,9 +119,7 @@ impl SourceContext {
         self.complete(&mut event);
         let (receipt, pending) = Receipt::new();
         let origin = self.origin.clone();
-        self.control
-            .send(Delivery { event: Arc::new(event), origin, key: key.map(Into::into), receipt, credit, intake })
-            .await;
+        self.control.send(Delivery { event: Arc::new(event), origin, key: key.map(Into::into), receipt, credit, intake }).await;
         pending
     }
 

@@ -389,6 +389,9 @@ pub struct DeadLetterQuery {
     pub limit: usize,
 }
 
+/// Which handlers want the event of a dead letter that has none.
+pub type Reroute = dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync;
+
 /// What a queue holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Depth {
@@ -474,7 +477,7 @@ pub trait Store: Send + Sync + 'static {
     fn dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, Vec<DeadLetter>>;
 
     /// Make tasks of dead letters again, with a fresh count of attempts. One without a handler goes to `route`'s answer. How many.
-    fn replay(&self, query: DeadLetterQuery, route: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64>;
+    fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64>;
 
     /// Forget dead letters. How many.
     fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64>;

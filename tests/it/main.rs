@@ -1,1 +1,5 @@
+//! The promises, one file each.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods, reason = "tests")]
 
+mod atomic;
+mod keyvalue;

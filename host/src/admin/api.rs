@@ -88,7 +88,8 @@ async fn status(State(admin): State<Admin>) -> Response {
         Ok(depths) => depths,
         Err(error) => return store_error(&error),
     };
-    let dead_letters = admin.store.dead_letters(DeadLetterQuery { limit: 10_000, ..Default::default() }).await.map_or(0, |d| d.len() as u64);
+    let dead_letters =
+        admin.store.dead_letters(DeadLetterQuery { limit: 10_000, ..Default::default() }).await.map_or(0, |d| d.len() as u64);
     let value = |v: &dyn erased::Value| v.value();
     json(
         StatusCode::OK,
@@ -157,8 +158,7 @@ async fn replay(State(admin): State<Admin>, Query(which): Query<Which>) -> Respo
     };
     let (generation, bell) = (admin.generation.load_full(), admin.bell.clone());
     let route = move |letter: &DeadLetter| -> Vec<Subscriber> {
-        let origin =
-            Origin { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), kind: letter.kind.as_str().into() };
+        let origin = Origin { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), kind: letter.kind.as_str().into() };
         let routed = router::route(&generation, &origin, &letter.event);
         routed.iter().map(router::Routed::subscriber).collect()
     };
@@ -195,8 +195,7 @@ async fn purge(State(admin): State<Admin>, Query(which): Query<Which>) -> Respon
 async fn publish(State(admin): State<Admin>, axum::extract::Path(name): axum::extract::Path<String>, request: Request) -> Response {
     let (mut parts, body) = request.into_parts();
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let (Ok(uri), Ok(token)) =
-        (format!("/queues/{name}{query}").parse(), format!("Bearer {}", admin.token.secret().expose()).parse())
+    let (Ok(uri), Ok(token)) = (format!("/queues/{name}{query}").parse(), format!("Bearer {}", admin.token.secret().expose()).parse())
     else {
         return problem(StatusCode::BAD_REQUEST, "the name of the queue is no path segment");
     };

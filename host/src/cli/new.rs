@@ -64,7 +64,8 @@ impl New {
         let name = name.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| "hello".into());
         for (file, text) in files {
             let file = self.path.join(file);
-            let written = fs::create_dir_all(file.parent().unwrap_or(&self.path)).and_then(|()| fs::write(&file, text.replace("{{name}}", &crate_name(&name))));
+            let written = fs::create_dir_all(file.parent().unwrap_or(&self.path))
+                .and_then(|()| fs::write(&file, text.replace("{{name}}", &crate_name(&name))));
             written.map_err(|error| Failure::start(format!("cannot write {}: {error}", file.display())))?;
         }
         println!("made {}. Next:\n\n    koksmat run {}", self.path.display(), self.path.display());

@@ -73,7 +73,8 @@ fn text(status: &serde_json::Value) -> String {
         let _ = writeln!(out, "\ntasks in the store");
         for queue in queues {
             let (source, handler) = (queue["source"].as_str().unwrap_or_default(), queue["handler"].as_str().unwrap_or_default());
-            let _ = writeln!(out, "  {source} → {handler}: {} ready, {} later, {} running", queue["ready"], queue["later"], queue["running"]);
+            let _ =
+                writeln!(out, "  {source} → {handler}: {} ready, {} later, {} running", queue["ready"], queue["later"], queue["running"]);
         }
     }
     if let Some(dead) = status["dead_letters"].as_u64().filter(|dead| *dead > 0) {

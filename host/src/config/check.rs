@@ -84,7 +84,7 @@ impl<'a> Check<'a> {
                 "host" => host = Some(node),
                 "sources" => sources = self.tables(node),
                 "handlers" => handlers = self.tables(node),
-                "sinks" => self.error(&span, "sinks are not in this version yet"),
+                "sinks" | "tenants" => self.error(&span, format!("{key} are not in this version yet")),
                 _ => self.unknown(&span, key, &["host", "sources", "handlers"]),
             }
         }
@@ -198,11 +198,16 @@ impl<'a> Check<'a> {
 
     fn time(&mut self, field: &Option<At<Time>>, default: Duration, range: RangeInclusive<Duration>) -> Duration {
         let Some(field) = field else { return default };
-        self.within(field.value.0, range, &field.span, |time| ShowDuration(time).to_string())
+        self.time_within(field.value.0, range, &field.span)
+    }
+
+    fn time_within(&mut self, time: Duration, range: RangeInclusive<Duration>, span: &Span) -> Duration {
+        self.within(time, range, span, |time| ShowDuration(time).to_string())
     }
 
     fn size(&mut self, field: &Option<At<Size>>, default: u64, range: RangeInclusive<u64>) -> usize {
-        let size = field.as_ref().map_or(default, |field| self.within(field.value.0, range, &field.span, |size| ShowSize(size).to_string()));
+        let size =
+            field.as_ref().map_or(default, |field| self.within(field.value.0, range, &field.span, |size| ShowSize(size).to_string()));
         usize::try_from(size).unwrap_or(usize::MAX)
     }
 

@@ -10,6 +10,9 @@ use toml::{
 
 use super::suggest;
 
+/// The most that is noted about one table: who has more to mend begins with these. It also bounds the work.
+const MOST: usize = 50;
+
 /// A place in the file, in bytes.
 pub(crate) type Span = Range<usize>;
 
@@ -83,9 +86,13 @@ pub(crate) fn place(text: &str, span: &Span) -> (usize, usize) {
     (line, column)
 }
 
-/// Read `node` as a `T`, with all that stands in the way: whatever cannot be read is noted, left out, and the rest is tried again.
+/// Read a table as a `T`, with all that stands in the way: whatever cannot be read is noted, left out, and the rest is tried again.
 pub(crate) fn read<T: DeserializeOwned>(mut node: Node<'_>) -> (Option<T>, Vec<Unreadable>) {
     let mut unreadable = Vec::new();
+    if !matches!(node.get_ref(), DeValue::Table(_)) {
+        let message = format!("expected a table, `{{ key = value }}`, not {}", what(node.get_ref()));
+        return (None, vec![Unreadable { span: node.span(), message, meant: None }]);
+    }
     loop {
         let error = match T::deserialize(ValueDeserializer::from(node.clone())) {
             Ok(value) => return (Some(value), unreadable),
@@ -97,7 +104,7 @@ pub(crate) fn read<T: DeserializeOwned>(mut node: Node<'_>) -> (Option<T>, Vec<U
         let path = search.best;
         let (message, meant) = explain(error.message(), find(node.get_ref(), &path));
         unreadable.push(Unreadable { span, message, meant });
-        if !remove(node.get_mut(), &path) {
+        if unreadable.len() == MOST || !remove(node.get_mut(), &path) {
             return (None, unreadable);
         }
     }
@@ -136,9 +143,10 @@ fn explain(message: &str, found: Option<&DeValue<'_>>) -> (String, Option<String
         "a sequence" => "an array",
         "a map" => "a table",
         "u32" | "u64" | "usize" => "a whole number, 0 or more",
-        "string or table" => "a string",
         other => other,
     };
+    // toml's own words for a value that cannot name a variant.
+    let wanted = if message.starts_with("wanted ") { "a string" } else { wanted };
     if message.starts_with("invalid value") {
         (format!("expected {wanted}"), None)
     } else if message.starts_with("invalid type") || message.starts_with("wanted ") {
@@ -173,7 +181,10 @@ impl<'s> Search<'s> {
             DeValue::Array(array) => {
                 for (index, node) in array.iter().enumerate() {
                     self.path.push(Step::Index(index));
-                    self.consider(&node.span());
+                    // An array of `[[tables]]` is at the same place as its first table; what is said there is about the array.
+                    if node.span().len() < self.best_len {
+                        self.consider(&node.span());
+                    }
                     self.node(node.get_ref());
                     self.path.pop();
                 }
@@ -221,8 +232,10 @@ fn remove(value: &mut DeValue<'_>, path: &[Step]) -> bool {
             *array = kept;
             true
         }
-        (DeValue::Table(table), [Step::Key(name), rest @ ..]) => table.get_mut(name.as_str()).is_some_and(|node| remove(node.get_mut(), rest)),
-        (DeValue::Array(array), [Step::Index(index), rest @ ..]) => array.iter_mut().nth(*index).is_some_and(|node| remove(node.get_mut(), rest)),
+        (DeValue::Table(table), [Step::Key(name), rest @ ..]) => {
+            table.get_mut(name.as_str()).is_some_and(|node| remove(node.get_mut(), rest))
+        }
+        (DeValue::Array(array), [Step::Index(index), rest @ ..]) => array.get_mut(*index).is_some_and(|node| remove(node.get_mut(), rest)),
         _ => false,
     }
 }

@@ -12,7 +12,7 @@ mod value;
 
 pub(crate) use handler::{Build, Grants, Handler, Retry, Subscription};
 pub(crate) use source::{Claim, Common, Embedded, Intake, Poller, SchemeWord, Source, Timer, Verify, Webhook};
-pub(crate) use value::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Reference, Size, Time, TimeOrNone};
+pub(crate) use value::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Reference, Size, Table, Time, TimeOrNone};
 
 /// koksmat.toml: one event host. Durations and sizes are written with units (`5s`, `64MiB`), relative paths are relative to the file, and
 /// secrets are references: `env:NAME` or `file:PATH`.
@@ -30,7 +30,7 @@ struct File {
 
 /// The host itself.
 #[derive(Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Host {
     /// Address and port for webhooks and `POST /queues/NAME`. Default: `127.0.0.1:8080`. Port 0 takes a free one.
     pub(crate) listen: Option<At<String>>,

@@ -52,7 +52,9 @@ mod tests {
 
     #[test]
     fn slips_are_recognised() {
-        for (slip, meant) in [("timeuot", "timeout"), ("time-out", "timeout"), ("memroy", "memory"), ("maxBody", "max-body"), ("retrys", "retry")] {
+        for (slip, meant) in
+            [("timeuot", "timeout"), ("time-out", "timeout"), ("memroy", "memory"), ("maxBody", "max-body"), ("retrys", "retry")]
+        {
             assert_eq!(nearest(slip, KEYS), Some(meant), "{slip}");
         }
     }

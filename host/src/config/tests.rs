@@ -18,7 +18,7 @@ struct Folder(TempDir);
 impl Folder {
     fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
-        for plugin in ["a.js", "b.ts", "plugins/c.wasm", "rust/Cargo.toml", "made/Makefile", "notes.txt"] {
+        for plugin in ["a.js", "b.ts", "plugins/c.wasm", "rust/Cargo.toml", "made/Makefile", "notes.txt", "empty"] {
             folder.write(plugin, "");
         }
         folder
@@ -69,7 +69,17 @@ fn good(text: &str) -> Config {
     }
 }
 
-/// What is said about a configuration, a line for each problem.
-fn said(text: &str) -> String {
-    Folder::new().said(text)
+/// Exactly this is said about a configuration, a line for each problem. Both texts may be indented as a whole.
+#[track_caller]
+fn assert_said(text: &str, expected: &str) {
+    let said = Folder::new().said(&dedent(text));
+    assert_eq!(said, dedent(expected).trim_end());
+    assert!(!said.contains("hunter2"), "a secret was shown: {said}");
+}
+
+/// Without the first line break and the indentation of the first line.
+fn dedent(text: &str) -> String {
+    let text = text.strip_prefix('\n').unwrap_or(text);
+    let indentation = &text[..text.len() - text.trim_start_matches(' ').len()];
+    text.lines().map(|line| format!("{}\n", line.strip_prefix(indentation).unwrap_or(line.trim_start()))).collect()
 }

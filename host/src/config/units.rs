@@ -28,7 +28,10 @@ pub(crate) struct ShowDuration(pub(crate) Duration);
 
 impl fmt::Display for ShowDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show(f, u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX), &MILLIS)
+        match u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX) {
+            0 => f.write_str("0s"),
+            millis => show(f, millis, &MILLIS),
+        }
     }
 }
 
@@ -51,7 +54,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// In the largest unit that leaves a whole number.
 fn show(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let fitting = units.iter().filter(|(_, scale)| value >= *scale && value % scale == 0).max_by_key(|(_, scale)| *scale);
+    let fitting = units.iter().filter(|(_, scale)| value >= *scale && value.is_multiple_of(*scale)).max_by_key(|(_, scale)| *scale);
     let (unit, scale) = fitting.unwrap_or(&units[0]);
     write!(f, "{}{unit}", value / scale)
 }
@@ -86,7 +89,7 @@ mod tests {
     fn they_are_shown_as_they_are_written() {
         assert_eq!(ShowDuration(Duration::from_secs(300)).to_string(), "5m");
         assert_eq!(ShowDuration(Duration::from_millis(1500)).to_string(), "1500ms");
-        assert_eq!(ShowDuration(Duration::ZERO).to_string(), "0ms");
+        assert_eq!(ShowDuration(Duration::ZERO).to_string(), "0s");
         assert_eq!(ShowSize(1 << 30).to_string(), "1GiB");
         assert_eq!(ShowSize(10_000).to_string(), "10KB");
         assert_eq!(ShowSize(1).to_string(), "1B");

@@ -86,11 +86,7 @@ impl Router {
 
 /// The groups that an acceptance gives tasks to.
 pub(crate) fn groups(acceptance: &Acceptance) -> Vec<Group> {
-    let group = |s: &Subscriber| Group {
-        tenant: acceptance.tenant.clone(),
-        source: acceptance.source.clone(),
-        handler: s.handler.clone(),
-    };
+    let group = |s: &Subscriber| Group { tenant: acceptance.tenant.clone(), source: acceptance.source.clone(), handler: s.handler.clone() };
     acceptance.handlers.iter().map(group).collect()
 }
 

@@ -1,10 +1,8 @@
 //! What joins the calls of one event: its receipt is answered when the last of them is settled.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use sha2::{Digest, Sha256};

@@ -45,14 +45,7 @@ pub(crate) struct Settler {
 
 impl Settler {
     /// Settle a call that has run. `None`: it was overtaken and runs again.
-    pub(crate) async fn settle(
-        &self,
-        joint: &Joint,
-        routed: &Routed,
-        call: &Call,
-        finished: Finished,
-        last_time: bool,
-    ) -> Option<Settled> {
+    pub(crate) async fn settle(&self, joint: &Joint, routed: &Routed, call: &Call, finished: Finished, last_time: bool) -> Option<Settled> {
         telemetry::call_finished(&call.id, &finished);
         if finished.overtaken && !last_time {
             return None;
@@ -92,9 +85,7 @@ impl Settler {
                     Err(error) => self.store_failed(call, &error),
                 }
             }
-            outcome => {
-                self.fail(joint, routed, call, outcome, failure).await
-            }
+            outcome => self.fail(joint, routed, call, outcome, failure).await,
         };
         Some(settled)
     }

@@ -22,8 +22,12 @@ pub const STRUCTURED: &str = "application/cloudevents+json";
 /// The media type of a batch of events.
 pub const BATCH: &str = "application/cloudevents-batch+json";
 
+/// The most events in a batch that is read: a small body must not become many events at once.
+pub const MAX_BATCH: usize = 1_000;
+
 /// What one HTTP message carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one event is the usual message, and it is looked at once")]
 pub enum Message {
     /// An event, in binary or structured mode.
     One(Event),
@@ -63,6 +67,9 @@ pub enum CloudEventError {
     /// `data_base64` is not base64.
     #[error("\"data_base64\" is not base64")]
     Base64,
+    /// More events in a batch than [`MAX_BATCH`].
+    #[error("the batch has {0} events; send at most {MAX_BATCH} at once")]
+    TooMany(usize),
     /// An event of a batch is not one.
     #[error("event {index} of the batch (the first is 0): {error}")]
     InBatch {

@@ -111,3 +111,126 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
         tracing::debug!(%error, "connection ended");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        sync::Notify,
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    /// A server whose one page is answered when the test says so.
+    struct Slow {
+        address: SocketAddr,
+        stop: Stop,
+        served: JoinHandle<()>,
+        asked: Arc<Notify>,
+        answer: Arc<Notify>,
+    }
+
+    async fn slow() -> Slow {
+        let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let page = {
+            let (asked, answer) = (asked.clone(), answer.clone());
+            move || async move {
+                asked.notify_one();
+                answer.notified().await;
+                "late"
+            }
+        };
+        let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), Stop::default());
+        let served = task::spawn("listener", serve(listener, Router::new().route("/", get(page)), stop.clone()));
+        Slow { address, stop, served, asked, answer }
+    }
+
+    async fn ask(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_stop_answers_open_requests_and_closes_their_connections() {
+        let server = slow().await;
+        let idle = TcpStream::connect(server.address).await.unwrap();
+        let mut open = ask(server.address).await;
+        server.asked.notified().await;
+        server.stop.graceful.cancel();
+        while TcpStream::connect(server.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!server.served.is_finished(), "a request is open");
+        server.answer.notify_one();
+        let mut answer = String::new();
+        open.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close") && answer.ends_with("late"), "{answer}");
+        server.served.await.unwrap();
+        drop(idle);
+    }
+
+    #[tokio::test]
+    async fn what_is_open_at_the_deadline_is_closed() {
+        let server = slow().await;
+        let mut open = ask(server.address).await;
+        server.asked.notified().await;
+        server.stop.graceful.cancel();
+        server.stop.now.cancel();
+        server.served.await.unwrap();
+        let mut answer = Vec::new();
+        let _ = open.read_to_end(&mut answer).await;
+        assert_eq!(answer, b"");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named() {
+        let first = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = first.local_addr().unwrap();
+        let Err(error) = bind(address).await else { panic!("the address is in use") };
+        assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn garbage_ends_its_connection_and_nothing_else() {
+        use rand::{Rng, SeedableRng, rngs::StdRng};
+        let server = slow().await;
+        let mut random = StdRng::seed_from_u64(7);
+        for _ in 0..50 {
+            let mut garbage = vec![0; 64];
+            random.fill(garbage.as_mut_slice());
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
+            let _ = stream.write_all(&garbage).await;
+            let _ = stream.shutdown().await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+        }
+        let mut open = ask(server.address).await;
+        server.asked.notified().await;
+        server.answer.notify_one();
+        let mut answer = [0; 15];
+        open.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn any_stream_will_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let stop = Stop::default();
+        let served = task::spawn("listener", serve(listener, Router::new().route("/", get(async || "here")), stop.clone()));
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+        stop.graceful.cancel();
+        served.await.unwrap();
+    }
+}

@@ -16,18 +16,14 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::OnceCell,
-    task::spawn_blocking,
-};
+use tokio::{runtime::Handle, sync::OnceCell, task::spawn_blocking};
 use wasmtime::{Engine, component::Component};
 
 use crate::config::PluginRef;
 
 pub(crate) use self::{
     cache::Cache,
-    encode::EncodeError,
+    encode::{EncodeError, component as encode_component},
     error::BuildError,
     inspect::{Inspection, inspect},
     runtime::{LOAD, Runtime},
@@ -121,7 +117,7 @@ impl Builder {
         spawn_blocking(move || {
             let component = Handle::current().block_on(snapshot::snapshot(&engine, &runtime, &script, ticks))?;
             cache.keep_component(&snapshot::inputs(&script), &component);
-            Built::of(component, false).map_err(|source| BuildError::Encode { path: PathBuf::from(&script.entry), source })
+            Built::of(component, false).map_err(|reason| BuildError::Encode { path: PathBuf::from(&script.entry), reason })
         })
         .await?
     }
@@ -151,7 +147,7 @@ impl Builder {
         spawn_blocking(move || {
             let bytes = read(&path)?;
             let digest = cache::digest(&bytes);
-            let refused = |source| BuildError::Encode { path: path.clone(), source };
+            let refused = |reason| BuildError::Encode { path: path.clone(), reason };
             if cache.is_compiled(&engine, &digest) {
                 // It was valid when it was compiled.
                 return Built::of(bytes, true).map_err(refused);
@@ -179,7 +175,7 @@ impl Built {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
-    let failed = |source| BuildError::Read { path: path.to_owned(), source };
+    let failed = |reason| BuildError::Read { path: path.to_owned(), reason };
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MAX_COMPONENT + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > MAX_COMPONENT {
@@ -187,3 +183,6 @@ fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

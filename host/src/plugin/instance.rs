@@ -1,7 +1,6 @@
 //! One call: a fresh instance, its limits, its deadline, its answer.
 
 use std::{
-    
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -72,12 +71,7 @@ impl Handler {
     pub async fn call(&self, call: Call) -> Finished {
         let started = Instant::now();
         let deadline = started + self.config.timeout;
-        let log = CallLog::new(
-            call.id.tenant.as_str().into(),
-            call.id.handler.clone(),
-            call.event.id.as_str().into(),
-            call.attempt,
-        );
+        let log = CallLog::new(call.id.tenant.as_str().into(), call.id.handler.clone(), call.event.id.as_str().into(), call.attempt);
         let guest = Guest::new(
             call.id.clone(),
             self.config.clone(),
@@ -153,12 +147,7 @@ async fn invoke(code: &Code, store: &mut Store<Guest>, call: &Call, timeout: Dur
 }
 
 /// The guest's answer, or what kept it from answering, as an outcome.
-fn judge(
-    answer: Answer,
-    guest: &Guest,
-    timeout: Duration,
-    code: &Code,
-) -> Result<Outcome, Failure> {
+fn judge(answer: Answer, guest: &Guest, timeout: Duration, code: &Code) -> Result<Outcome, Failure> {
     let out_of_memory = || Failure::OutOfMemory { limit: guest.handler.memory };
     if let Some(failure) = &guest.host_failure {
         return Err(Failure::Host(failure.clone()));

@@ -1,7 +1,12 @@
 //! What a component's imports are given, and whether it is of our world.
 
 use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker};
-use wasmtime_wasi::{cli::{WasiCli, WasiCliView}, p2::bindings as wasi, random::WasiRandom, WasiView};
+use wasmtime_wasi::{
+    WasiView,
+    cli::{WasiCli, WasiCliView},
+    p2::bindings as wasi,
+    random::WasiRandom,
+};
 
 use crate::plugin::{
     bindings::{EventHandler, EventHandlerIndices, EventHandlerPre},

@@ -185,39 +185,35 @@ fn of_script(need: Capability) -> String {
 }
 
 fn check_imports(config: &HandlerConfig, imports: &[String]) -> Result<(), LoadError> {
-        let mut needs = BTreeSet::new();
-        for import in imports {
-            match Capability::of_import(import) {
-                Ok(need) => needs.extend(need),
-                Err(()) => {
-                    let (handler, plugin) = (config.name.clone(), config.plugin.path().display().to_string());
-                    return Err(LoadError::NoSuchImport { handler, plugin, import: import.clone() });
-                }
+    let mut needs = BTreeSet::new();
+    for import in imports {
+        match Capability::of_import(import) {
+            Ok(need) => needs.extend(need),
+            Err(()) => {
+                let (handler, plugin) = (config.name.clone(), config.plugin.path().display().to_string());
+                return Err(LoadError::NoSuchImport { handler, plugin, import: import.clone() });
             }
         }
-        let import_of = |need: Capability| {
-            let mut of = imports.iter().filter(|i| Capability::of_import(i) == Ok(Some(need)));
-            of.next().cloned().unwrap_or_default()
-        };
-        check_grants(config, &needs, import_of)
     }
+    let import_of = |need: Capability| {
+        let mut of = imports.iter().filter(|i| Capability::of_import(i) == Ok(Some(need)));
+        of.next().cloned().unwrap_or_default()
+    };
+    check_grants(config, &needs, import_of)
+}
 
-fn check_grants(
-        config: &HandlerConfig,
-        needs: &BTreeSet<Capability>,
-        describe: impl Fn(Capability) -> String,
-    ) -> Result<(), LoadError> {
-        let missing = capability::missing(needs, &config.grants);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(LoadError::NotGranted {
-            handler: config.name.clone(),
-            plugin: config.plugin.path().display().to_string(),
-            what: missing.iter().map(|m| describe(*m)).collect::<Vec<_>>().join(" and "),
-            line: capability::grants_line(&config.grants, &missing),
-        })
+fn check_grants(config: &HandlerConfig, needs: &BTreeSet<Capability>, describe: impl Fn(Capability) -> String) -> Result<(), LoadError> {
+    let missing = capability::missing(needs, &config.grants);
+    if missing.is_empty() {
+        return Ok(());
     }
+    Err(LoadError::NotGranted {
+        handler: config.name.clone(),
+        plugin: config.plugin.path().display().to_string(),
+        what: missing.iter().map(|m| describe(*m)).collect::<Vec<_>>().join(" and "),
+        line: capability::grants_line(&config.grants, &missing),
+    })
+}
 
 fn wrong_world(config: &HandlerConfig, why: &str) -> LoadError {
     LoadError::WrongWorld { handler: config.name.clone(), plugin: config.plugin.path().display().to_string(), why: why.to_owned() }

@@ -18,7 +18,14 @@ use http::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{SourceContext, SourceError};
-use crate::{event::Event, listener::problem::Problem, task};
+use crate::{
+    event::{
+        Event,
+        cloudevents::{self, CloudEventError, Message},
+    },
+    listener::problem::Problem,
+    task,
+};
 
 mod accept;
 mod body;
@@ -29,9 +36,6 @@ pub(super) use throttle::Throttle;
 
 /// How long a sender is asked to wait when the host cannot take its request now.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// The longest key an event is recognised by, in bytes: it stands in an index of the store.
-const MAX_KEY: usize = 1_024;
 
 /// What stands behind a path.
 pub(super) trait Endpoint: Send + Sync + 'static {
@@ -122,17 +126,12 @@ pub(super) fn trace(event: &mut Event, headers: &HeaderMap) {
     }
 }
 
-/// What a CloudEvent is recognised by: its id is unique within its source only.
-pub(super) fn cloudevent_key(event: &Event) -> String {
-    format!("{}|{}", event.source, event.id)
-}
-
-/// Refuse a key the store could not index.
-pub(super) fn checked_key(key: String) -> Result<String, Problem> {
-    if key.len() <= MAX_KEY {
-        return Ok(key);
-    }
-    Err(bad_request(format!("what the event is recognised by is longer than {MAX_KEY} bytes")))
+/// What a request carries, if it is one of CloudEvents.
+pub(super) fn cloudevents(headers: &HeaderMap, body: &Bytes) -> Result<Option<Message>, Problem> {
+    cloudevents::from_http(headers, body).map_err(|error| match error {
+        CloudEventError::TooMany(_) => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+        error => bad_request(error),
+    })
 }
 
 pub(super) fn bad_request(detail: impl ToString) -> Problem {

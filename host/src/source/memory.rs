@@ -36,7 +36,6 @@ enum Running {
 
 impl MemorySource {
     /// A source and what sends through it.
-    #[expect(clippy::new_ret_no_self, reason = "the two halves are made together, like those of a channel")]
     pub fn new() -> (Self, MemorySender) {
         let (running, watching) = watch::channel(Running::NotYet);
         (Self { running }, MemorySender { running: watching })
@@ -106,5 +105,69 @@ impl MemorySender {
             Ok(Running::Yes(ctx)) => Ok(ctx.clone()),
             _ => Err(Stopped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        channel::Delivery,
+        receipt::{Answer, Cause},
+        source::test_host::TestHost,
+    };
+
+    #[tokio::test]
+    async fn the_sender_gets_the_answer() {
+        let mut host = TestHost::new("memory", 2);
+        let (source, sender) = MemorySource::new();
+        host.start(source).await;
+        let pending = sender.send_with_key(Event::new("order.created", "{}"), "k1").await.unwrap();
+        let delivery = host.delivery().await;
+        assert_eq!((delivery.event.ty.as_str(), delivery.key.as_deref()), ("order.created", Some("k1")));
+        delivery.receipt.answer(Answer::Done { response: None });
+        assert_eq!(pending.answer().await, Answer::Done { response: None });
+    }
+
+    #[tokio::test]
+    async fn a_sender_may_come_before_its_source() {
+        let mut host = TestHost::new("memory", 1);
+        let (source, sender) = MemorySource::new();
+        let early = crate::task::spawn("sender", async move { sender.send(Event::new("early", "")).await.unwrap().answer().await });
+        host.start(source).await;
+        drop(host.delivery().await);
+        assert_eq!(early.await.unwrap(), Answer::Again { after: None, cause: Cause::Host });
+    }
+
+    #[tokio::test]
+    async fn a_stop_refuses_new_events_and_waits_for_those_inside() {
+        let mut host = TestHost::new("memory", 1);
+        let (source, sender) = MemorySource::new();
+        let running = host.start(source).await;
+        let pending = sender.send(Event::new("first", "")).await.unwrap();
+        let delivery = host.delivery().await;
+        // The only credit is inside: this one waits for it.
+        let waiting = sender.send(Event::new("second", ""));
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        host.ctx.stopping.cancel();
+        let mut watching = sender.running.clone();
+        watching.wait_for(|running| matches!(running, Running::Stopped)).await.unwrap();
+        assert_eq!(sender.send(Event::new("third", "")).await.unwrap_err(), Stopped);
+        assert!(!running.is_finished());
+        let Delivery { receipt, credit, .. } = delivery;
+        receipt.answer(Answer::Done { response: None });
+        drop(credit);
+        assert_eq!(waiting.await.unwrap_err(), Stopped);
+        running.await.unwrap().unwrap();
+        assert_eq!(pending.answer().await, Answer::Done { response: None });
+        assert!(host.control.try_recv().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_gone_takes_nothing() {
+        let (source, sender) = MemorySource::new();
+        drop(source);
+        assert_eq!(sender.send(Event::new("late", "")).await.unwrap_err(), Stopped);
     }
 }

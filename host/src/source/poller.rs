@@ -34,6 +34,10 @@ mod condition;
 mod database;
 mod query;
 mod row;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 /// The most rows that one poll takes: transactions in somebody else's database are kept short.
 const MAX_BATCH: usize = 256;

@@ -112,10 +112,15 @@ impl TestHost {
 }
 
 /// Answer a delivery and give its credit back.
-pub(crate) fn done(delivery: Delivery) {
+pub(crate) fn answer(delivery: Delivery, answer: Answer) {
     let Delivery { receipt, credit, .. } = delivery;
     drop(credit);
-    receipt.answer(Answer::Done { response: None });
+    receipt.answer(answer);
+}
+
+/// Every handler is done with it.
+pub(crate) fn done(delivery: Delivery) {
+    answer(delivery, Answer::Done { response: None });
 }
 
 impl FakeStore {
@@ -248,10 +253,10 @@ impl Store for FakeStore {
     fn commit(&self, _: Commit) -> StoreFuture<'_, Committed> {
         closed()
     }
-    fn hold(&self, _: CallId, _: Vec<Read>, _: Vec<String>, _: std::time::Duration) -> StoreFuture<'_, bool> {
+    fn hold(&self, _: Holder, _: Tenant, _: Vec<Read>, _: Vec<String>, _: std::time::Duration) -> StoreFuture<'_, bool> {
         closed()
     }
-    fn unhold(&self, _: &CallId) {}
+    fn unhold(&self, _: Holder) {}
     fn settled(&self, _: CallId) -> StoreFuture<'_, Option<Settled>> {
         closed()
     }

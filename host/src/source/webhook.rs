@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::{
     Source, SourceContext, SourceError,
-    http::{self as posting, Endpoint, Posted, Throttle},
+    http::{self as posting, Endpoint, Throttle},
 };
 use crate::{
     config::{Reply, Scheme, WebhookConfig},
@@ -47,7 +47,9 @@ impl WebhookSource {
         let replies = match (self.config.reply, &self.reply_handler) {
             (Reply::Accepted, _) => None,
             (Reply::Handler, Some(handler)) => Some(Replies::new(handler)),
-            (Reply::Handler, None) => return Err(SourceError("reply = \"handler\" needs exactly one handler that wants its events".into())),
+            (Reply::Handler, None) => {
+                return Err(SourceError("reply = \"handler\" needs exactly one handler that wants its events".into()));
+            }
         };
         Ok(Receiver { ctx: ctx.clone(), config: self.config.clone(), verifier, replies, refused: Throttle::new() })
     }
@@ -90,10 +92,10 @@ impl Endpoint for Receiver {
             return Ok(([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))], challenge).into_response());
         }
         let posted = identity::posted(&self.config, &head, body)?;
-        match (&self.replies, posted) {
-            (None, posted) => posting::accept(&self.ctx, posted).await,
-            (Some(replies), Posted::One(request)) => replies.ask(&self.ctx, request.event, request.key).await,
-            (Some(_), Posted::Batch(_)) => {
+        let Some(replies) = &self.replies else { return posting::accept(&self.ctx, posted).await };
+        match (posted.batch, posted.requests.into_iter().next()) {
+            (false, Some(request)) => replies.ask(&self.ctx, request.event, request.key).await,
+            _ => {
                 let detail = "a batch has no single response; post its events one by one";
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
             }

@@ -180,12 +180,7 @@ impl Entry {
 }
 
 /// What others hold of these keys.
-fn blockers<'a>(
-    entries: &'a [Entry],
-    holder: Option<Holder>,
-    tenant: &'a Tenant,
-    keys: &'a [String],
-) -> impl Iterator<Item = &'a Entry> {
+fn blockers<'a>(entries: &'a [Entry], holder: Option<Holder>, tenant: &'a Tenant, keys: &'a [String]) -> impl Iterator<Item = &'a Entry> {
     entries
         .iter()
         .filter(move |entry| entry.held && Some(entry.holder) != holder && entry.tenant == *tenant)
@@ -213,4 +208,35 @@ fn remove(entries: &mut Vec<Entry>, holder: Holder) -> bool {
     let before = entries.len();
     entries.retain(|entry| entry.holder != holder);
     entries.len() < before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_holder_passes() {
+        let (holds, tenant, own) = (Holds::default(), Tenant::default(), Holder::new());
+        let keys = ["stock".to_owned()];
+        let request = holds.request(own, tenant.clone(), &[], keys.to_vec(), Duration::from_secs(600));
+        assert!(holds.pass(None, &tenant, &keys).is_some(), "what is only asked for is not held");
+        assert!(request.held().await);
+        request.keep();
+        assert!(holds.pass(None, &tenant, &keys).is_none());
+        assert!(holds.pass(Some(Holder::new()), &tenant, &keys).is_none());
+        assert!(holds.pass(None, &Tenant::new("acme"), &keys).is_some());
+        assert!(holds.pass(Some(own), &tenant, &keys).is_some());
+        assert!(holds.pass(None, &tenant, &keys).is_some(), "with its commit the hold has ended");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_given_up_is_in_nobodys_way() {
+        let (holds, tenant) = (Holds::default(), Tenant::default());
+        let ask = || holds.request(Holder::new(), tenant.clone(), &[], vec!["stock".into()], Duration::from_secs(600));
+        let (first, second, third) = (ask(), ask(), ask());
+        assert!(first.held().await);
+        drop(second);
+        drop(first);
+        assert!(third.held().await);
+    }
 }

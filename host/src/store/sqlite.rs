@@ -22,8 +22,8 @@ use self::{
     writer::{Survive, Writer},
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, Read, Retention, Settled,
-    Store, StoreError, StoreFuture, Subscriber, Task, Want, holds::Holds,
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, Read, Reroute, Retention,
+    Settled, Store, StoreError, StoreFuture, Task, Want, holds::Holds,
 };
 use crate::tenant::Tenant;
 
@@ -212,7 +212,7 @@ impl Store for SqliteStore {
         Box::pin(self.readers.run(move |c| dead_letter::list(c, &query)))
     }
 
-    fn replay(&self, query: DeadLetterQuery, route: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64> {
+    fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (mut query, mut replayed) = (query, 0);
             while query.limit > 0 {

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Check, EMIT, HOUR, MIB, MILLISECOND, Named, outbound, reference, seconds, source::KINDS, source::LATER, source::Sources};
+use super::{
+    Check, DAY, EMIT, HOUR, MIB, MILLISECOND, Named, outbound, reference, seconds,
+    source::{KINDS, LATER, Sources},
+};
 use crate::config::{
     Grants, HandlerConfig, HostConfig, Order, PluginRef, Retry, Subscription,
     document::Span,
     pattern::matches,
-    raw::{self, At},
+    raw::{self, At, Table},
     suggest,
     units::ShowDuration,
 };
@@ -44,15 +47,15 @@ fn check(check: &mut Check<'_>, name: &str, section: &Span, raw: raw::Handler, s
         tenant: check.tenant(),
         name: name.to_owned(),
         plugin: plugin(check, section, name, &raw),
-        on: on(check, section, &raw.on, sources),
+        on: on(check, section, raw.on.as_ref().map_or(&[], |on| &on.0), sources),
         atomic: raw.atomic.unwrap_or(false),
         timeout,
         memory: check.size(&raw.memory, 64 * MIB, MIB..=1024 * MIB),
         concurrency: concurrency.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         order: raw.order.as_ref().map_or(Order::None, |at| at.value),
-        retry: retry(check, &raw.retry.unwrap_or_default()),
+        retry: raw.retry.map_or_else(Retry::default, |Table(raw)| retry(check, &raw)),
         config: config(check, &raw.config),
-        grants: grants(check, &raw.grants),
+        grants: raw.grants.map_or_else(Grants::default, |Table(raw)| grants(check, &raw)),
     }
 }
 
@@ -83,17 +86,18 @@ fn plugin(check: &mut Check<'_>, section: &Span, name: &str, raw: &raw::Handler)
     by_name.unwrap_or(PluginRef::Wasm(path))
 }
 
-fn folder(check: &mut Check<'_>, span: &Span, name: &str, folder: &Path, build: Option<&At<raw::Build>>) -> PluginRef {
+fn folder(check: &mut Check<'_>, span: &Span, name: &str, folder: &Path, build: Option<&At<Table<raw::Build>>>) -> PluginRef {
     let folder = folder.to_owned();
-    let Some(At { value: build, span: section }) = build else {
+    let Some(At { value: Table(build), span: section }) = build else {
         if !folder.join("Cargo.toml").is_file() {
-            let path = folder.display();
-            check.error(span, format!("{path} has no Cargo.toml; say how it is built by `command` and `output` in [handlers.{name}.build]"));
+            let hint = format!("say how it is built by `command` and `output` in [handlers.{name}.build]");
+            check.error(span, format!("{} has no Cargo.toml; {hint}", folder.display()));
         }
         return PluginRef::Cargo(folder);
     };
     let command = check.required(section, "command", &build.command, "program and arguments, such as `[\"make\", \"plugin.wasm\"]`");
-    let output = check.required(section, "output", &build.output, "the component that the command makes, such as `handlers/invoice/plugin.wasm`");
+    let output =
+        check.required(section, "output", &build.output, "the component that the command makes, such as `handlers/invoice/plugin.wasm`");
     if let Some(At { span, .. }) = command.filter(|at| at.value.first().is_none_or(String::is_empty)) {
         check.error(span, "names no program");
     }
@@ -104,16 +108,18 @@ fn folder(check: &mut Check<'_>, span: &Span, name: &str, folder: &Path, build: 
     }
 }
 
-fn on(check: &mut Check<'_>, section: &Span, field: &Option<At<raw::OneOrMany<raw::Subscription>>>, sources: &Sources<'_>) -> Vec<Subscription> {
-    let hint = "which events it wants, such as `[{ source = \"orders\" }]`";
-    let Some(At { value: entries, .. }) = check.required(section, "on", field, hint) else { return Vec::new() };
-    if entries.0.is_empty() {
-        check.missing(section, "on", hint);
+fn on(check: &mut Check<'_>, section: &Span, entries: &[At<Table<raw::Subscription>>], sources: &Sources<'_>) -> Vec<Subscription> {
+    if entries.is_empty() {
+        check.missing(section, "on", "which events it wants, such as `[{ source = \"orders\" }]`");
     }
-    entries.0.iter().map(|at| subscription(check, at, sources)).collect()
+    entries.iter().map(|at| subscription(check, at, sources)).collect()
 }
 
-fn subscription(check: &mut Check<'_>, At { value: raw, span }: &At<raw::Subscription>, sources: &Sources<'_>) -> Subscription {
+fn subscription(
+    check: &mut Check<'_>,
+    At { value: Table(raw), span }: &At<Table<raw::Subscription>>,
+    sources: &Sources<'_>,
+) -> Subscription {
     let fields = [&raw.source, &raw.kind, &raw.ty, &raw.subject];
     if fields.iter().all(|field| field.is_none()) && raw.attributes.is_empty() {
         let entry = check.document.key_at(span);
@@ -153,28 +159,26 @@ fn source(check: &mut Check<'_>, At { value, span }: &At<String>, sources: &Sour
     }
     let hint = match suggest::nearest(value, names.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("there are {}", suggest::any_of(&names)),
+        None => format!("expected {}", suggest::any_of(&names)),
     };
-    check.error(span, format!("no source is called so; {hint}"));
+    check.error(span, format!("no source is called `{value}`; {hint}"));
 }
 
 /// An embedding program may have kinds of its own, so that only what is known to be wrong is.
 fn kind(check: &mut Check<'_>, At { value, span }: &At<String>) {
     if LATER.contains(&value.as_str()) {
         check.error(span, format!("{value} sources are not in this version yet"));
-    } else if !KINDS.contains(&value.as_str()) {
-        if let Some(meant) = suggest::nearest(value, KINDS) {
-            check.error(span, format!("no kind of source is called so; did you mean `{meant}`?"));
-        }
+    } else if let Some(meant) = suggest::nearest(value, KINDS).filter(|meant| meant != value) {
+        check.error(span, format!("no kind of source is called `{value}`; did you mean `{meant}`?"));
     }
 }
 
 fn retry(check: &mut Check<'_>, raw: &raw::Retry) -> Retry {
     let attempts = u32::try_from(check.count(&raw.attempts, 5, 1..=100)).unwrap_or(u32::MAX);
-    let default = Retry { attempts, min: MILLISECOND * 200, max: seconds(30) };
+    let default = Retry { attempts, ..Retry::default() };
     let Some(At { value: backoff, span }) = &raw.backoff else { return default };
     for wait in [backoff.min, backoff.max] {
-        check.within(wait, MILLISECOND..=super::DAY, span, |time| ShowDuration(time).to_string());
+        check.time_within(wait, MILLISECOND..=DAY, span);
     }
     if backoff.min > backoff.max {
         check.error(span, "the first wait is longer than the longest");

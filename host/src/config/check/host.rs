@@ -1,6 +1,9 @@
 //! `[host]`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use super::{Check, DAY, MINUTE, reference, seconds};
 use crate::config::{
@@ -9,18 +12,16 @@ use crate::config::{
     raw::{self, At, Reference},
 };
 
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 const STORE: &str = "data/koksmat.db";
 
 pub(super) fn check(check: &mut Check<'_>, node: Option<&Node<'_>>) -> HostConfig {
     let raw: raw::Host = node.and_then(|node| check.read(node.clone())).unwrap_or_default();
     let listen = address(check, &raw.listen, LISTEN);
     let admin = address(check, &raw.admin, ADMIN);
-    if listen == admin && listen.port() != 0 {
-        if let Some(at) = raw.admin.as_ref().or(raw.listen.as_ref()) {
-            check.error(&at.span, "host.listen and host.admin are the same address; each needs a port of its own");
-        }
+    if let (true, Some(at)) = (listen == admin && listen.port() != 0, raw.admin.as_ref().or(raw.listen.as_ref())) {
+        check.error(&at.span, "host.listen and host.admin are the same address; each needs a port of its own");
     }
     HostConfig {
         listen,
@@ -29,9 +30,7 @@ pub(super) fn check(check: &mut Check<'_>, node: Option<&Node<'_>>) -> HostConfi
         concurrency: usize::try_from(check.count(&raw.concurrency, 64, 1..=10_000)).unwrap_or(usize::MAX),
         drain_deadline: match &raw.drain_deadline {
             None => Some(seconds(30)),
-            Some(At { value, span }) => {
-                value.0.map(|deadline| check.within(deadline, seconds(0)..=DAY, span, |time| super::ShowDuration(time).to_string()))
-            }
+            Some(At { value, span }) => value.0.map(|deadline| check.time_within(deadline, seconds(0)..=DAY, span)),
         },
         drain_delay: check.time(&raw.drain_delay, seconds(0), seconds(0)..=MINUTE * 10),
         watch: raw.watch.unwrap_or(true),

@@ -109,7 +109,9 @@ mod tests {
 
     #[test]
     fn private_addresses_need_their_port() {
-        for written in ["127.0.0.1", "10.0.0.8", "169.254.169.254", "192.168.1.1", "100.64.0.1", "::1", "[fd00::1]", "::ffff:127.0.0.1", "0.0.0.0"] {
+        for written in
+            ["127.0.0.1", "10.0.0.8", "169.254.169.254", "192.168.1.1", "100.64.0.1", "::1", "[fd00::1]", "::ffff:127.0.0.1", "0.0.0.0"]
+        {
             let error = host(written).unwrap_err();
             assert!(error.contains("granted with its port only"), "{written}: {error}");
         }
@@ -124,7 +126,9 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for written in ["", "*", "a b", "api.*.com", "*example.com", "localhost:9000", "127.1", "host:0", "host:http", "https://", "-a.com", "a..b"] {
+        for written in
+            ["", "*", "a b", "api.*.com", "*example.com", "localhost:9000", "127.1", "host:0", "host:http", "https://", "-a.com", "a..b"]
+        {
             assert!(host(written).is_err(), "{written}");
         }
     }

@@ -6,7 +6,7 @@ use super::{Check, DAY, HOUR, reference, seconds};
 use crate::config::{
     ClaimDone, ConditionOn, PollMode, PollerConfig, Secret, SourceKind,
     document::Span,
-    raw::{self, At, Common, Reference},
+    raw::{self, At, Common, Reference, Table},
 };
 
 pub(super) fn check(check: &mut Check<'_>, section: &Span, raw: raw::Poller) -> (Common, SourceKind) {
@@ -37,8 +37,11 @@ fn database(check: &mut Check<'_>, At { value, span }: &At<Reference>) -> Option
         "postgres" | "postgresql" => "PostgreSQL",
         "mysql" | "mariadb" => "MySQL",
         _ => {
-            let whose = if matches!(value, Reference::Literal(_)) { String::new() } else { format!("{} holds no such URL; ", reference::show(value)) };
-            check.error(span, format!("{whose}expected `sqlite:PATH`, or `env:NAME` or `file:PATH` for a URL that holds a password"));
+            let message = match value {
+                Reference::Literal(_) => "expected `sqlite:PATH`, or `env:NAME` or `file:PATH` for a URL that holds a password".to_owned(),
+                elsewhere => format!("what {} holds is no URL of a database; expected `sqlite:PATH`", reference::show(elsewhere)),
+            };
+            check.error(span, message);
             return None;
         }
     };
@@ -100,11 +103,13 @@ fn mode(check: &mut Check<'_>, section: &Span, raw: &raw::Poller) -> PollMode {
     PollMode::Condition { condition, on: raw.on.as_ref().map_or(ConditionOn::True, |at| at.value) }
 }
 
-fn claim(check: &mut Check<'_>, At { value: raw, span: section }: &At<raw::Claim>) -> PollMode {
+fn claim(check: &mut Check<'_>, At { value: Table(raw), span: section }: &At<Table<raw::Claim>>) -> PollMode {
     let table = check.required(section, "table", &raw.table, "the table whose rows are claimed");
     let key = check.required(section, "key", &raw.key, "the table's key column");
     PollMode::Claim {
-        table: table.map(|at| column_of(check, at, "a table's name has letters, digits and `_`, and a schema before it may be: `main.orders`", 2)).unwrap_or_default(),
+        table: table
+            .map(|at| column_of(check, at, "a table's name has letters, digits and `_`, and a schema before it may be: `main.orders`", 2))
+            .unwrap_or_default(),
         key: key.map(|at| column(check, at)).unwrap_or_default(),
         filter: raw.filter.as_ref().map(|at| statement(check, at)),
         done: raw.done.as_ref().map_or(ClaimDone::Mark, |at| done(check, at)),

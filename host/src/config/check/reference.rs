@@ -36,7 +36,7 @@ pub(super) fn resolve(check: &mut Check<'_>, reference: &Reference, span: &Span)
 /// The value of a reference. What is written there literally is refused, and not shown.
 pub(super) fn secret(check: &mut Check<'_>, At { value, span }: &At<Reference>) -> Option<Secret> {
     if matches!(value, Reference::Literal(_)) {
-        check.error(span, "a secret does not belong into this file; refer to it by `env:NAME` or `file:PATH`");
+        check.error(span, "a secret does not belong in this file; refer to it by `env:NAME` or `file:PATH`");
         return None;
     }
     Some(Secret::new(resolve(check, value, span)?, show(value)))
@@ -65,7 +65,10 @@ pub(super) fn expand(check: &mut Check<'_>, text: &str, span: &Span) -> String {
         }
         expanded.push_str(before);
         let Some((name, after)) = after.split_once('}').filter(|(name, _)| is_variable(name)) else {
-            check.error(span, "`${` must be followed by the name of an environment variable and `}`; for the characters themselves write `$${`");
+            check.error(
+                span,
+                "`${` must be followed by the name of an environment variable and `}`; for the characters themselves write `$${`",
+            );
             return expanded;
         };
         match (check.surroundings.env)(name) {

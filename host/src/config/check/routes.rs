@@ -27,7 +27,10 @@ fn one_answers(check: &mut Check<'_>, source: &Source, handlers: &[Handler]) {
     let wanting = |handler: &&Handler| handler.config.on.iter().any(|entry| comes_from(entry, source));
     let wanting: Vec<&Handler> = handlers.iter().filter(wanting).collect();
     if wanting.is_empty() {
-        check.error(&source.span, "`reply = \"handler\"` needs a handler for this source, and none wants its events");
+        // A subscription that is wrong may be the one that was meant.
+        if !check.blamed.iter().any(|key| key.starts_with("handlers.")) {
+            check.error(&source.span, "`reply = \"handler\"` needs a handler for this source, and none wants its events");
+        }
         return;
     }
     let mut meant: Vec<(&Handler, &Subscription)> = Vec::new();
@@ -58,17 +61,20 @@ fn order(check: &mut Check<'_>, sources: &Sources<'_>, handler: &Handler) {
             SourceKind::Webhook(_) => "which waits for the handler's response",
             _ => "whose events do not wait in the store",
         };
-        check.error(span, format!("order cannot be kept for events of sources.{}, {why}; subscribe to durable sources only", source.config.name));
+        check.error(
+            span,
+            format!("order cannot be kept for events of sources.{}, {why}; subscribe to durable sources only", source.config.name),
+        );
     }
 }
 
 fn fed(check: &mut Check<'_>, sources: &Sources<'_>, handler: &Handler) {
     // A source that could not be read, or one the embedding program brings, may be of any kind.
     let unknown = sources.found.len() < sources.names.len() || !check.surroundings.own.is_empty();
-    let fed = |entry: &Subscription| {
-        let emitted = entry.source.as_ref().is_none_or(|source| matches(source, EMIT)) && entry.kind.as_ref().is_none_or(|kind| matches(kind, EMIT));
-        emitted && entry.source.is_some() || sources.found.iter().any(|source| comes_from(entry, source))
+    let emitted = |entry: &Subscription| {
+        entry.source.as_ref().is_some_and(|source| matches(source, EMIT)) && entry.kind.as_ref().is_none_or(|kind| matches(kind, EMIT))
     };
+    let fed = |entry: &Subscription| emitted(entry) || sources.found.iter().any(|source| comes_from(entry, source));
     if !unknown && !handler.config.on.is_empty() && !handler.config.on.iter().any(fed) {
         check.warning(&handler.span, "no source makes events that this handler wants");
     }

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::{Check, KIB, MIB, Named, poller, webhook};
 use crate::config::{
     EmbeddedConfig, HostConfig, Missed, Overlap, PollMode, Reply, SourceConfig, SourceKind, StoreConfig, TimerConfig, Unmatched,
-    document::{Node, Span},
+    document::{Node, Span, what},
     raw::{self, At, Common, Intake, Source},
     suggest,
 };
@@ -86,7 +86,7 @@ fn check(check: &mut Check<'_>, table: &Named<'_>) -> Option<SourceConfig> {
 fn read(check: &mut Check<'_>, node: &Node<'_>) -> Option<Source> {
     let mut node = node.clone();
     let DeValue::Table(table) = node.get_mut() else {
-        check.error(&node.span(), "expected a table such as { kind = \"embedded\" }");
+        check.error(&node.span(), format!("expected a table, `{{ kind = … }}`, not {}", what(node.get_ref())));
         return None;
     };
     let Some(kind) = table.remove("kind") else {
@@ -131,7 +131,12 @@ fn timer(check: &mut Check<'_>, section: &Span, raw: raw::Timer) -> (Common, Sou
     let zone = raw.zone.as_ref().map_or("UTC", |at| &at.value);
     let known = zone == "UTC" || TimeZone::get(zone).is_ok();
     if let (false, Some(at)) = (known, &raw.zone) {
-        check.error(&at.span, "not a time zone that this machine knows; expected an IANA name, such as `Europe/Copenhagen` or `UTC`");
+        let zones: Vec<String> = jiff::tz::db().available().map(|zone| zone.to_string()).collect();
+        let hint = match suggest::nearest(zone, zones.iter().map(String::as_str)) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "expected an IANA name, such as `Europe/Copenhagen`, or `UTC`".to_owned(),
+        };
+        check.error(&at.span, format!("not a time zone that this machine knows; {hint}"));
     }
     let cron = check.required(section, "cron", &raw.cron, "when it fires, such as `0 6 * * *`");
     if let Some(At { value, span }) = cron {
@@ -140,7 +145,10 @@ fn timer(check: &mut Check<'_>, section: &Span, raw: raw::Timer) -> (Common, Sou
             Err(error) => {
                 let error = error.to_string();
                 let error = error.trim_end_matches('.');
-                check.error(span, format!("not a cron expression ({error}); expected five fields, such as `0 6 * * *`, or six with seconds"));
+                check.error(
+                    span,
+                    format!("not a cron expression ({error}); expected five fields, such as `0 6 * * *`, or six with seconds"),
+                );
             }
             Ok(cron) if cron.find_next_occurrence(&now, false).is_err() => check.error(span, "this never fires: there is no such day"),
             Ok(_) => {}

@@ -1,17 +1,19 @@
 //! `kind = "webhook"`: paths, signatures, headers.
 
 use base64::{
-    Engine,
-    alphabet,
+    Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use http::HeaderName;
 
-use super::{Check, DAY, KIB, MIB, MINUTE, reference, seconds, source::BACKLOG, source::Sources};
+use super::{
+    Check, DAY, KIB, MIB, MINUTE, reference, seconds,
+    source::{BACKLOG, Sources},
+};
 use crate::config::{
     DigestEncoding, HostConfig, Reply, Scheme, Secret, SourceKind, Verify, WebhookConfig,
     document::Span,
-    raw::{self, At, Common, SchemeWord},
+    raw::{self, At, Common, SchemeWord, Table},
 };
 
 pub(super) fn check(check: &mut Check<'_>, section: &Span, raw: raw::Webhook) -> (Common, SourceKind) {
@@ -44,7 +46,10 @@ pub(super) fn check_together(check: &mut Check<'_>, sources: &Sources<'_>, host:
         let SourceKind::Webhook(webhook) = &source.config.kind else { continue };
         match taken.iter().find(|(path, _)| *path == webhook.path) {
             Some((_, other)) if !webhook.path.is_empty() => {
-                check.error(&source.span, format!("its path `{}` is that of sources.{other}; each webhook needs a path of its own", webhook.path));
+                check.error(
+                    &source.span,
+                    format!("its path `{}` is that of sources.{other}; each webhook needs a path of its own", webhook.path),
+                );
             }
             _ => taken.push((&webhook.path, &source.config.name)),
         }
@@ -65,7 +70,7 @@ fn path(check: &mut Check<'_>, At { value, span }: &At<String>) {
     }
 }
 
-fn verify(check: &mut Check<'_>, At { value: raw, span: section }: &At<raw::Verify>) -> Option<Verify> {
+fn verify(check: &mut Check<'_>, At { value: Table(raw), span: section }: &At<Table<raw::Verify>>) -> Option<Verify> {
     let word = check.required(section, "scheme", &raw.scheme, "how requests are signed, such as `github` or `standard-webhooks`");
     let given = check.required(section, "secret", &raw.secret, "where the secret is, such as `env:WEBHOOK_SECRET`");
     let word = word?.value;
@@ -90,7 +95,8 @@ fn verify(check: &mut Check<'_>, At { value: raw, span: section }: &At<raw::Veri
 
 fn scheme(check: &mut Check<'_>, word: SchemeWord, section: &Span, raw: &raw::Verify) -> Scheme {
     if word != SchemeWord::Hmac {
-        let places = [raw.header.as_ref().map(|at| &at.span), raw.prefix.as_ref().map(|at| &at.span), raw.encoding.as_ref().map(|at| &at.span)];
+        let places =
+            [raw.header.as_ref().map(|at| &at.span), raw.prefix.as_ref().map(|at| &at.span), raw.encoding.as_ref().map(|at| &at.span)];
         for span in places.into_iter().flatten() {
             check.error(span, "this key goes with the scheme `hmac`; the others know it themselves");
         }

@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Size, Time};
+use super::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Size, Table, Time};
 use crate::config::Order;
 
 /// A named use of a plugin: which code, for which events, with which limits and grants.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Handler {
     /// The code: a `.wasm` component, a `.js` or `.ts` file, a folder with a `Cargo.toml`, or a folder with a `build` command.
     #[schemars(required)]
     pub(crate) plugin: Option<At<String>>,
     /// How the plugin's folder is built, where it is not a Cargo package.
-    pub(crate) build: Option<At<Build>>,
+    pub(crate) build: Option<At<Table<Build>>>,
     /// Which events it wants: any of these.
     #[schemars(required)]
-    pub(crate) on: Option<At<OneOrMany<Subscription>>>,
+    pub(crate) on: Option<OneOrMany<Table<Subscription>>>,
     /// Its calls, and those of every other atomic handler, never overlap: they are serialised by a mutex (it is no transaction).
     /// Default: false.
     pub(crate) atomic: Option<bool>,
@@ -32,18 +32,17 @@ pub(crate) struct Handler {
     /// Which of its calls keep their order: `none`, `key` (the `partitionkey` attribute, else the subject) or `source`. Default: `none`.
     pub(crate) order: Option<At<Order>>,
     /// When a failed call is tried again.
-    pub(crate) retry: Option<Retry>,
+    pub(crate) retry: Option<Table<Retry>>,
     /// What `wasi:config` shows the guest. `${NAME}` is replaced by the environment variable, `$${` is `${`.
     #[serde(default)]
     pub(crate) config: BTreeMap<String, At<ConfigValue>>,
     /// What it may do beyond logging, configuration, clocks and random numbers.
-    #[serde(default)]
-    pub(crate) grants: Grants,
+    pub(crate) grants: Option<Table<Grants>>,
 }
 
 /// How a plugin's folder is built.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Build {
     /// Program and arguments; it runs in the plugin's folder.
     #[schemars(required)]
@@ -55,7 +54,7 @@ pub(crate) struct Build {
 
 /// Which events a handler wants: all that is set must match, `*` matches any run of characters.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table such as { source = \"orders\" }")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Subscription {
     /// The name of a source, or `emit`.
     pub(crate) source: Option<At<String>>,
@@ -75,7 +74,7 @@ pub(crate) struct Subscription {
 
 /// When a failed call is tried again: exponential with jitter.
 #[derive(Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Retry {
     /// How often in all, 1 to 100. Default: 5.
     pub(crate) attempts: Option<At<u64>>,
@@ -85,7 +84,7 @@ pub(crate) struct Retry {
 
 /// What a handler may do beyond logging, configuration, clocks and random numbers. Nothing unless it is granted.
 #[derive(Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Grants {
     /// Hosts it may send requests to: `api.example.com`, `*.example.com`, `api.example.com:8443`. A private address needs its port:
     /// `127.0.0.1:9000`.

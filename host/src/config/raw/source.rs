@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{At, OneOrMany, Reference, Size, Time};
+use super::{At, OneOrMany, Reference, Size, Table, Time};
 use crate::config::{ConditionOn, DigestEncoding, Missed, Overlap, Reply, Unmatched};
 
 /// What makes events.
@@ -39,7 +39,7 @@ pub(crate) enum Intake {
 
 /// A durable queue in the store.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Embedded {
     /// How many of its events may be inside the host at once, 1 to 100000. Default: 256.
     pub(crate) in_flight: Option<At<u64>>,
@@ -55,7 +55,7 @@ pub(crate) struct Embedded {
 
 /// A polled database. Exactly one of `claim`, `query` and `condition` says how rows become events.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Poller {
     /// How many of its events may be inside the host at once, 1 to 100000. Default: 256.
     pub(crate) in_flight: Option<At<u64>>,
@@ -70,7 +70,7 @@ pub(crate) struct Poller {
     #[schemars(required)]
     pub(crate) every: Option<At<Time>>,
     /// Rows of a table are claimed, handled and marked.
-    pub(crate) claim: Option<At<Claim>>,
+    pub(crate) claim: Option<At<Table<Claim>>>,
     /// Any `SELECT`: each (`key`, `version`) of its rows once.
     pub(crate) query: Option<At<String>>,
     /// With `query`: the column that says which row it is.
@@ -85,7 +85,7 @@ pub(crate) struct Poller {
 
 /// Rows of a table are claimed, handled and marked.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Claim {
     /// The table.
     #[schemars(required)]
@@ -104,7 +104,7 @@ pub(crate) struct Claim {
 
 /// An HTTP endpoint.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Webhook {
     /// How many of its events may be inside the host at once, 1 to 100000. Default: 256.
     pub(crate) in_flight: Option<At<u64>>,
@@ -116,7 +116,7 @@ pub(crate) struct Webhook {
     #[schemars(required)]
     pub(crate) path: Option<At<String>>,
     /// How a request proves where it comes from. Without it anyone may post.
-    pub(crate) verify: Option<At<Verify>>,
+    pub(crate) verify: Option<At<Table<Verify>>>,
     /// `accepted`: 202 after the durable write. `handler`: the handler's response. Default: `accepted`.
     pub(crate) reply: Option<At<Reply>>,
     /// Request headers the handler sees; never signatures, cookies or credentials. Default: none.
@@ -132,11 +132,7 @@ pub(crate) struct Webhook {
 
 /// How a request proves where it comes from.
 #[derive(Deserialize, JsonSchema)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table such as { scheme = \"github\", secret = \"env:NAME\" }"
-)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Verify {
     /// The signature scheme.
     #[schemars(required)]
@@ -174,7 +170,7 @@ pub(crate) enum SchemeWord {
 
 /// A clock.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Timer {
     /// How many of its events may be inside the host at once, 1 to 100000. Default: 256.
     pub(crate) in_flight: Option<At<u64>>,

@@ -17,6 +17,9 @@ pub(crate) struct At<T> {
     pub(crate) span: Span,
 }
 
+/// A table. Without it serde would take an array for one, value by value in the order of the fields.
+pub(crate) struct Table<T>(pub(crate) T);
+
 /// A duration: `200ms`, `5s`, `2m`, `1h`, `7d`.
 pub(crate) struct Time(pub(crate) Duration);
 
@@ -32,7 +35,7 @@ pub(crate) struct Backoff {
     pub(crate) max: Duration,
 }
 
-/// `env:NAME` or `file:PATH`: where a value is that does not belong into the file. What else is written there is kept apart and must not
+/// `env:NAME` or `file:PATH`: where a value is that does not belong in the file. What else is written there is kept apart and must not
 /// be shown.
 pub(crate) enum Reference {
     /// The environment variable of this name.
@@ -67,21 +70,21 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     }
 }
 
-impl<T: JsonSchema> JsonSchema for At<T> {
-    fn inline_schema() -> bool {
-        T::inline_schema()
-    }
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Table<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Form<T> {
+            type Value = Table<T>;
 
-    fn schema_name() -> Cow<'static, str> {
-        T::schema_name()
-    }
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table, `{ key = value }`")
+            }
 
-    fn schema_id() -> Cow<'static, str> {
-        T::schema_id()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        T::json_schema(generator)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Table<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Table)
+            }
+        }
+        deserializer.deserialize_any(Form(PhantomData))
     }
 }
 
@@ -93,7 +96,11 @@ struct Text<F, T> {
 }
 
 /// Read a string by `read`; `None` is an error that says what was `expected`.
-fn text<'de, D: Deserializer<'de>, T>(deserializer: D, expected: &'static str, read: impl FnOnce(&str) -> Option<T>) -> Result<T, D::Error> {
+fn text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: &'static str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, D::Error> {
     deserializer.deserialize_any(Text { read, expected, value: PhantomData })
 }
 
@@ -302,6 +309,31 @@ impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
         json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
     }
 }
+
+/// Where a value is and how it is read does not show in the schema.
+macro_rules! same_schema {
+    ($($wrapper:ident),*) => {$(
+        impl<T: JsonSchema> JsonSchema for $wrapper<T> {
+            fn inline_schema() -> bool {
+                T::inline_schema()
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                T::schema_name()
+            }
+
+            fn schema_id() -> Cow<'static, str> {
+                T::schema_id()
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                T::json_schema(generator)
+            }
+        }
+    )*};
+}
+
+same_schema!(At, Table);
 
 /// The schemas of values: what editors complete and underline.
 macro_rules! value_schema {

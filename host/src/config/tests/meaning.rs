@@ -56,95 +56,93 @@ fn sources_and_handlers_have_the_documented_defaults() {
     assert_eq!(handler.grants, crate::config::Grants::default());
 }
 
-/// The example of the design, without what is not in this version.
+/// The example of the design, without what is not in this version, and what else there is.
+pub(super) const FULL: &str = r#"
+[host]
+listen = "127.0.0.1:8080"
+admin  = "127.0.0.1:8081"
+store  = "sqlite:data/koksmat.db"
+concurrency = 64
+drain-deadline = "none"
+drain-delay = "2s"
+watch = false
+
+[sources.orders]
+kind = "embedded"
+in-flight = 32
+unmatched = "ignore"
+
+[sources.due-invoices]
+kind = "poller"
+database = "env:BILLING_DATABASE_URL"
+every = "2s"
+intake = "direct"
+claim = { table = "invoice_outbox", key = "id", where = "due_at <= now()", done = "set status = 'sent'" }
+
+[sources.prices]
+kind = "poller"
+database = "sqlite:prices.db"
+every = "1m"
+query = "select * from prices"
+key = "id"
+version = "updated_at"
+
+[sources.crowded]
+kind = "poller"
+database = "sqlite:///var/lib/jobs.db?mode=ro"
+every = "500ms"
+condition = "select count(*) > 100 from jobs"
+on = "change"
+
+[sources.github]
+kind = "webhook"
+path = "/github"
+verify = { scheme = "github", secret = ["env:SECRET", "env:WHSEC"] }
+reply = "accepted"
+headers = ["X-GitHub-Event"]
+max-body = "25MiB"
+
+[sources.shop]
+kind = "webhook"
+path = "/shop"
+verify = { scheme = "hmac", secret = "env:SECRET", header = "X-Shop-Digest", prefix = "sha256=", encoding = "base64" }
+id-header = "X-Shop-Delivery"
+
+[sources.nightly]
+kind = "timer"
+cron = "0 3 * * *"
+zone = "Europe/Copenhagen"
+missed = "all"
+overlap = "queue"
+
+[handlers.invoice]
+plugin = "plugins/invoice.wasm"
+on = [{ source = "orders", type = "order.created", atomic = true }, { kind = "timer", subject = "night*", attributes = { region = "eu" } }]
+atomic = true
+timeout = "5s"
+memory = "64MiB"
+concurrency = 16
+order = "key"
+retry = { attempts = 5, backoff = "200ms..30s" }
+config = { currency = "EUR", region = "${REGION}!", price = 2.5, limit = 10, dry = false, text = "$${REGION}" }
+grants = { http = ["api.example.com"], keyvalue = true, emit = ["orders.*"] }
+
+[handlers.audit]
+plugin = "rust"
+on = { type = "*" }
+grants = { keyvalue = "audit/" }
+
+[handlers.made]
+plugin = "made"
+on = { source = "emit" }
+build = { command = ["make", "plugin.wasm"], output = "made/plugin.wasm" }
+"#;
+
 #[test]
 fn a_full_configuration_is_understood() {
     let folder = Folder::new();
     folder.write("plugins/invoice.wasm", "");
-    let config = folder
-        .parse(
-            r#"
-            [host]
-            listen = "127.0.0.1:8080"
-            admin  = "127.0.0.1:8081"
-            store  = "sqlite:data/koksmat.db"
-            concurrency = 64
-            drain-deadline = "none"
-            drain-delay = "2s"
-            watch = false
-
-            [sources.orders]
-            kind = "embedded"
-            in-flight = 32
-            unmatched = "ignore"
-
-            [sources.due-invoices]
-            kind = "poller"
-            database = "env:BILLING_DATABASE_URL"
-            every = "2s"
-            intake = "direct"
-            claim = { table = "invoice_outbox", key = "id", where = "due_at <= now()", done = "set status = 'sent'" }
-
-            [sources.prices]
-            kind = "poller"
-            database = "sqlite:prices.db"
-            every = "1m"
-            query = "select * from prices"
-            key = "id"
-            version = "updated_at"
-
-            [sources.crowded]
-            kind = "poller"
-            database = "sqlite:///var/lib/jobs.db?mode=ro"
-            every = "500ms"
-            condition = "select count(*) > 100 from jobs"
-            on = "change"
-
-            [sources.github]
-            kind = "webhook"
-            path = "/github"
-            verify = { scheme = "github", secret = ["env:SECRET", "env:WHSEC"] }
-            reply = "accepted"
-            headers = ["X-GitHub-Event"]
-            max-body = "25MiB"
-
-            [sources.shop]
-            kind = "webhook"
-            path = "/shop"
-            verify = { scheme = "hmac", secret = "env:SECRET", header = "X-Shop-Digest", prefix = "sha256=", encoding = "base64" }
-            id-header = "X-Shop-Delivery"
-
-            [sources.nightly]
-            kind = "timer"
-            cron = "0 3 * * *"
-            zone = "Europe/Copenhagen"
-            missed = "all"
-            overlap = "queue"
-
-            [handlers.invoice]
-            plugin = "plugins/invoice.wasm"
-            on = [{ source = "orders", type = "order.created", atomic = true }, { kind = "timer", subject = "night*", attributes = { region = "eu" } }]
-            atomic = true
-            timeout = "5s"
-            memory = "64MiB"
-            concurrency = 16
-            order = "key"
-            retry = { attempts = 5, backoff = "200ms..30s" }
-            config = { currency = "EUR", region = "${REGION}!", price = 2.5, limit = 10, dry = false, text = "$${REGION}" }
-            grants = { http = ["api.example.com"], keyvalue = true, emit = ["orders.*"] }
-
-            [handlers.audit]
-            plugin = "rust"
-            on = { type = "*" }
-            grants = { keyvalue = "audit/" }
-
-            [handlers.made]
-            plugin = "made"
-            on = { source = "emit" }
-            build = { command = ["make", "plugin.wasm"], output = "made/plugin.wasm" }
-            "#,
-        )
-        .unwrap_or_else(|problems| panic!("{problems}"));
+    let config = folder.parse(FULL).unwrap_or_else(|problems| panic!("{problems}"));
     let path = |name: &str| folder.path().join(name);
     assert_eq!(config.warnings, []);
     assert_eq!(config.host.drain_deadline, None);
@@ -233,7 +231,6 @@ fn an_embedding_program_may_bring_sources_of_its_own() {
 fn the_schema_knows_every_key_and_its_form() {
     let schema = json_schema();
     let text = schema.to_string();
-    std::fs::write("/tmp/schema.json", serde_json::to_string_pretty(&schema).unwrap()).unwrap();
     for key in ["drain-deadline", "dedup-for", "in-flight", "max-body", "id-header", "keyvalue", "backoff", "lease", "output"] {
         assert!(text.contains(&format!("\"{key}\":")), "{key}");
     }

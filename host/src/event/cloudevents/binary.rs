@@ -85,9 +85,10 @@ mod tests {
 
     fn headers(fields: &[(&str, &[u8])]) -> HeaderMap {
         let mut map = HeaderMap::new();
-        for (name, value) in [("ce-specversion", b"1.0".as_slice()), ("ce-id", b"A1"), ("ce-source", b"/shop"), ("ce-type", b"order.created")]
-            .iter()
-            .chain(fields)
+        for (name, value) in
+            [("ce-specversion", b"1.0".as_slice()), ("ce-id", b"A1"), ("ce-source", b"/shop"), ("ce-type", b"order.created")]
+                .iter()
+                .chain(fields)
         {
             map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value).unwrap());
         }
@@ -158,7 +159,8 @@ mod tests {
         use rand::{Rng, SeedableRng, rngs::StdRng};
         let mut random = StdRng::seed_from_u64(7);
         for _ in 0..20_000 {
-            let value: Vec<u8> = (0..random.random_range(0..24)).map(|_| *b"%\"\\aF0\xc3\xa9 \xff\t".get(random.random_range(0..11)).unwrap()).collect();
+            let value: Vec<u8> =
+                (0..random.random_range(0..24)).map(|_| *b"%\"\\aF0\xc3\xa9 \xff\t".get(random.random_range(0..11)).unwrap()).collect();
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let mut headers = headers(&[]);
                 headers.insert("ce-note", value.clone());

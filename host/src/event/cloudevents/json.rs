@@ -4,8 +4,8 @@ use std::fmt;
 
 use base64::{
     Engine,
-    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
     engine::DecodePaddingMode,
+    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
 };
 use bytes::Bytes;
 use serde::{
@@ -15,7 +15,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{CloudEventError, attributes::Attributes, is_json};
+use super::{CloudEventError, MAX_BATCH, attributes::Attributes, is_json};
 use crate::event::Event;
 
 /// Base64 with or without its padding.
@@ -37,9 +37,12 @@ pub fn from_structured(json: &[u8]) -> Result<Event, CloudEventError> {
 /// Read a batch of events.
 ///
 /// # Errors
-/// When one of them is not a valid CloudEvent; the error names which.
+/// When one of them is not a valid CloudEvent (the error names which), or there are more than [`MAX_BATCH`].
 pub fn from_batch(json: &[u8]) -> Result<Vec<Event>, CloudEventError> {
     let batch: Vec<&RawValue> = serde_json::from_slice(json).map_err(not_json)?;
+    if batch.len() > MAX_BATCH {
+        return Err(CloudEventError::TooMany(batch.len()));
+    }
     let read = |(index, json): (usize, &&RawValue)| {
         from_structured(json.get().as_bytes()).map_err(|error| CloudEventError::InBatch { index, error: error.into() })
     };
@@ -266,7 +269,9 @@ mod tests {
         ] {
             assert_eq!(from_structured(json.as_bytes()).unwrap_err().to_string(), error);
         }
-        for (json, part) in [("[]", "a JSON object"), ("", "EOF"), ("{\"id\":\"1\",\"id\":\"2\"}", "more than once"), ("{\"id\":\"\\ud800\"}", "id")] {
+        for (json, part) in
+            [("[]", "a JSON object"), ("", "EOF"), ("{\"id\":\"1\",\"id\":\"2\"}", "more than once"), ("{\"id\":\"\\ud800\"}", "id")]
+        {
             let error = from_structured(json.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{json}: {error}");
         }
@@ -280,6 +285,8 @@ mod tests {
         let error = from_batch(format!("[{good},{{\"id\":\"2\"}}]").as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), "event 1 of the batch (the first is 0): the required attribute \"specversion\" is missing");
         assert!(matches!(from_batch(good.as_bytes()), Err(CloudEventError::Json(_))));
+        let many = format!("[{}0]", "0,".repeat(MAX_BATCH));
+        assert_eq!(from_batch(many.as_bytes()), Err(CloudEventError::TooMany(MAX_BATCH + 1)));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Cache {
         if let Some(component) = self.load(engine, &key) {
             return Ok(component);
         }
-        let refused = |source| BuildError::Engine { what: "the component cannot be compiled", source };
+        let refused = |reason| BuildError::Engine { what: "the component cannot be compiled", reason };
         let code = engine.precompile_component(component()?.as_ref()).map_err(refused)?;
         self.write(Kind::Compiled, &key, &code);
         // SAFETY: `code` is what this engine returned just now.
@@ -158,7 +158,8 @@ impl Cache {
             .filter_map(|entry| {
                 let path = entry.ok()?.path();
                 let metadata = fs::metadata(&path).ok()?;
-                Kind::of(&path)?;
+                // What a host that was killed had begun to write counts, too; the key and the MACs do not.
+                (Kind::of(&path).is_some() || is_unfinished(&path)).then_some(())?;
                 Some((metadata.modified().ok()?, metadata.len(), path))
             })
             .collect();
@@ -238,10 +239,17 @@ fn mac_path(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Where [`write_whole`] writes to until the file is whole.
+const UNFINISHED: &str = ".unfinished-";
+
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(UNFINISHED))
+}
+
 /// The file appears with all of its content or not at all.
 fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
     file.write_all(content)?;
     file.persist(path)?;
     Ok(())
@@ -282,7 +290,10 @@ fn make_private(folder: &Path) -> Result<(), String> {
     let us = tempfile::tempfile_in(folder).and_then(|file| file.metadata()).map_err(|error| error.to_string())?.uid();
     let metadata = fs::metadata(folder).map_err(|error| error.to_string())?;
     if metadata.uid() != us {
-        return Err(format!("it belongs to user {}, and compiled code from there would run as user {us}: choose another folder", metadata.uid()));
+        return Err(format!(
+            "it belongs to user {}, and compiled code from there would run as user {us}: choose another folder",
+            metadata.uid()
+        ));
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(|error| error.to_string())
 }
@@ -291,3 +302,6 @@ fn make_private(folder: &Path) -> Result<(), String> {
 fn make_private(_: &Path) -> Result<(), String> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,8 @@ impl Toolchain {
         let json = process::capture(cargo, folder, ASKING).await?;
         let wrong = |reason: String| BuildError::Folder { folder: folder.to_owned(), reason };
         let metadata: Metadata = serde_json::from_slice(&json).map_err(|error| wrong(format!("cannot read `cargo metadata`: {error}")))?;
-        let manifest = fs::canonicalize(folder.join("Cargo.toml")).map_err(|source| BuildError::Read { path: folder.join("Cargo.toml"), source })?;
+        let manifest =
+            fs::canonicalize(folder.join("Cargo.toml")).map_err(|reason| BuildError::Read { path: folder.join("Cargo.toml"), reason })?;
         let is_it = |package: &Package| fs::canonicalize(&package.manifest_path).is_ok_and(|path| path == manifest);
         let Some(package) = metadata.packages.into_iter().find(is_it) else {
             return Err(wrong("its Cargo.toml is a workspace without a package: name the folder of the handler's crate".to_owned()));
@@ -170,7 +171,8 @@ mod tests {
         (folder, toolchain)
     }
 
-    const HANDLER: &str = "[package]\nname = \"my-handler\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n";
+    const HANDLER: &str =
+        "[package]\nname = \"my-handler\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n";
 
     #[tokio::test]
     async fn a_missing_target_names_the_command_that_adds_it() {
@@ -205,6 +207,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_module_that_cargo_made_is_found() {
+        let libraries = tempfile::tempdir().unwrap();
+        fs::write(libraries.path().join("libcore-0123456789abcdef.rlib"), "").unwrap();
+        let (folder, mut toolchain) = crate_and_toolchain(HANDLER, libraries.path().to_str().unwrap());
+        let real = Path::new(&toolchain.cargo).display().to_string();
+        let made = "target/wasm32-unknown-unknown/release";
+        let script = format!("#!/bin/sh\n[ $1 = build ] || exec {real} \"$@\"\nmkdir -p {made} && echo \"$@\" > {made}/my_handler.wasm\n");
+        let cargo = folder.path().join("fake-cargo");
+        fs::write(&cargo, script).unwrap();
+        fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+        toolchain.cargo = cargo.into();
+        let module = toolchain.build(folder.path()).await.unwrap();
+        let arguments = fs::read_to_string(module).unwrap();
+        assert!(arguments.starts_with("build --release --target wasm32-unknown-unknown "), "{arguments}");
+    }
+
+    #[tokio::test]
     async fn a_crate_that_makes_no_cdylib_is_told_what_to_add() {
         let (folder, toolchain) = crate_and_toolchain("[package]\nname = \"plain\"\n[workspace]\n", "");
         let error = toolchain.library(folder.path()).await.err().unwrap();
@@ -224,8 +243,14 @@ mod tests {
             sysroot(&rustc_flags(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())))
         };
         assert_eq!(flags(&[("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-Ca=b --sysroot=/s")]).as_deref(), Some("/s"));
-        assert_eq!(flags(&[("RUSTFLAGS", "--sysroot /t"), ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "--sysroot=/s")]).as_deref(), Some("/t"));
-        assert_eq!(flags(&[("CARGO_ENCODED_RUSTFLAGS", "--sysroot=/with space\x1f-Ca"), ("RUSTFLAGS", "--sysroot /t")]).as_deref(), Some("/with space"));
+        assert_eq!(
+            flags(&[("RUSTFLAGS", "--sysroot /t"), ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "--sysroot=/s")]).as_deref(),
+            Some("/t")
+        );
+        assert_eq!(
+            flags(&[("CARGO_ENCODED_RUSTFLAGS", "--sysroot=/with space\x1f-Ca"), ("RUSTFLAGS", "--sysroot /t")]).as_deref(),
+            Some("/with space")
+        );
         assert_eq!(flags(&[]), None);
     }
 }

@@ -1,6 +1,6 @@
 //! From the bytes of a `.wasm` file to a component.
 
-use wasmparser::{Parser, Payload, Validator};
+use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 use wit_component::ComponentEncoder;
 
 /// Why some bytes are no component and cannot be made one.
@@ -35,7 +35,8 @@ pub(crate) enum EncodeError {
 /// A component: as it is if it is one already, encoded if it is a core module that says what it implements. What comes back is valid.
 pub(crate) fn component(bytes: Vec<u8>) -> Result<Vec<u8>, EncodeError> {
     if Parser::is_component(&bytes) {
-        Validator::new().validate_all(&bytes).map_err(|error| EncodeError::Invalid(error.to_string()))?;
+        // What of it is switched on, the engine knows.
+        Validator::new_with_features(WasmFeatures::all()).validate_all(&bytes).map_err(|error| EncodeError::Invalid(error.to_string()))?;
         return Ok(bytes);
     }
     if !Parser::is_core_wasm(&bytes) {

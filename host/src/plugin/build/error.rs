@@ -4,27 +4,27 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 
 use super::encode::EncodeError;
 
-/// Why there is no component.
+/// Why there is no component. The text of each is complete: it has no further source.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BuildError {
     /// Everything that is wrong with a script, each with its place.
     #[error("{0}")]
     Script(Problems),
     /// A file or folder that is named in the configuration cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Read {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A file is not what can be run, and no tool of ours makes it so.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Encode {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: EncodeError,
+        reason: EncodeError,
     },
     /// A folder cannot be built as it is.
     #[error("{}: {reason}", folder.display())]
@@ -35,14 +35,14 @@ pub(crate) enum BuildError {
         reason: String,
     },
     /// A build tool is not there or cannot be started.
-    #[error("{}: cannot start `{program}`: {source}", folder.display())]
+    #[error("{}: cannot start `{program}`: {reason}", folder.display())]
     Start {
         /// Where it was to run.
         folder: PathBuf,
         /// The tool.
         program: String,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A build tool failed.
     #[error("{}: `{command}` failed ({status})\n{output}", folder.display())]
@@ -77,16 +77,16 @@ pub(crate) enum BuildError {
         reason: String,
     },
     /// The engine refused a component or failed on it.
-    #[error("{what}: {source:#}")]
+    #[error("{what}: {reason:#}")]
     Engine {
         /// What was tried.
         what: &'static str,
         /// What the engine said.
-        source: wasmtime::Error,
+        reason: wasmtime::Error,
     },
     /// A thread of the build ended without an answer.
     #[error("the build stopped half-way: {0}")]
-    Stopped(#[from] tokio::task::JoinError),
+    Stopped(tokio::task::JoinError),
 }
 
 impl From<Problems> for BuildError {
@@ -156,11 +156,6 @@ impl Problems {
         self.0.extend(others.0);
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// `value` if nothing is wrong. Problems of one file come in the order of their places, each once.
     pub(crate) fn or<T>(mut self, value: T) -> Result<T, Self> {
         if self.0.is_empty() {
@@ -175,6 +170,12 @@ impl Problems {
         self.0.sort_by_key(|problem| (files.iter().position(|file| *file == problem.file), problem.place));
         self.0.dedup();
         Err(self)
+    }
+}
+
+impl From<tokio::task::JoinError> for BuildError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Stopped(error)
     }
 }
 

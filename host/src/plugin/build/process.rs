@@ -45,13 +45,9 @@ pub(super) async fn capture(command: Command, folder: &Path, limit: Duration) ->
 
 async fn finish(mut command: Command, folder: &Path, limit: Duration, capture: Option<&mut Vec<u8>>) -> Result<(), BuildError> {
     let shown = shown(&command);
-    let start = |source| BuildError::Start {
-        folder: folder.to_owned(),
-        program: command_name(&shown),
-        source,
-    };
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(start)?;
+    let mut child =
+        command.spawn().map_err(|reason| BuildError::Start { folder: folder.to_owned(), program: program_of(&command), reason })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
 
     let progress = Progress::new(folder, capture.is_none());
@@ -85,7 +81,7 @@ async fn finish(mut command: Command, folder: &Path, limit: Duration, capture: O
     match ended {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(BuildError::Failed { folder, command: shown, status, output }),
-        Ok(Err(source)) => Err(BuildError::Read { path: folder, source }),
+        Ok(Err(reason)) => Err(BuildError::Read { path: folder, reason }),
         Err(_) => Err(BuildError::TooSlow { folder, command: shown, after: limit, output }),
     }
 }
@@ -96,8 +92,8 @@ fn shown(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-fn command_name(shown: &str) -> String {
-    shown.split(' ').next().unwrap_or(shown).to_owned()
+fn program_of(command: &Command) -> String {
+    command.as_std().get_program().to_string_lossy().into_owned()
 }
 
 /// What a tool has written so far.
@@ -115,7 +111,7 @@ impl<'a> Progress<'a> {
     async fn follow(&self, output: Option<impl AsyncRead + Unpin>) {
         let Some(mut output) = output else { return };
         let mut line = Vec::new();
-        let mut buffer = [0; 4096];
+        let mut buffer = vec![0; 4096];
         loop {
             let count = match output.read(&mut buffer).await {
                 Ok(0) | Err(_) => break,
@@ -182,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn something_left_running_does_not_hold_the_build() {
-        run(shell("sleep 600 & echo $!"), Path::new("/"), LONG).await.unwrap();
+        run(shell("sleep 60 & echo $!"), Path::new("/"), Duration::from_secs(20)).await.unwrap();
     }
 
     #[tokio::test]

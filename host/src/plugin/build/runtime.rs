@@ -17,7 +17,7 @@ pub(super) const COMPONENT: &[u8] = include_bytes!("../../../../sdk/javascript/r
 pub(super) const DIGEST: &str = include_str!("../../../../sdk/javascript/runtime.wasm.sha256");
 
 /// What adds the accessors. Change it with the version in Cargo.toml: what it made before is then made anew.
-const INSTRUMENTED_BY: &str = "wasmtime-wizer 48.0.8";
+pub(super) const INSTRUMENTED_BY: &str = "wasmtime-wizer 48.0.8";
 
 /// The name of the function that takes a script's modules.
 pub(crate) const LOAD: &str = "load";
@@ -51,19 +51,16 @@ impl Runtime {
             let (made, _) = instrument()?;
             let _ = self.context.set(made);
         }
-        self.context.get().ok_or_else(|| BuildError::Engine { what: "Wizer", source: wasmtime::Error::msg("no context") })
+        self.context
+            .get()
+            .ok_or_else(|| BuildError::Engine { what: "the JavaScript runtime", reason: wasmtime::Error::msg("it has no accessors") })
     }
 }
 
-/// A snapshot is a handler and nothing else: it has no `load` any more.
-pub(super) fn wizer() -> Wizer {
-    let mut wizer = Wizer::new();
-    wizer.init_func(LOAD).keep_init_func(false);
-    wizer
-}
-
 fn instrument() -> Result<(ComponentContext<'static>, Vec<u8>), BuildError> {
-    wizer().instrument_component(COMPONENT).map_err(|source| BuildError::Engine { what: "the JavaScript runtime cannot be instrumented", source })
+    Wizer::new()
+        .instrument_component(COMPONENT)
+        .map_err(|reason| BuildError::Engine { what: "the JavaScript runtime cannot be instrumented", reason })
 }
 
 #[cfg(test)]

@@ -9,13 +9,14 @@ use wasmtime::{
     Engine, Store, StoreLimits, StoreLimitsBuilder, Trap,
     component::{ComponentNamedList, Instance, Lift, Linker, Val, WasmList},
 };
-use wasmtime_wizer::ComponentInstanceState;
+use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 use super::{
     error::{BuildError, Problem},
     inspect,
     runtime::{self, LOAD, Runtime},
     script::Script,
+    sourcemap,
 };
 
 /// The most memory a top level may take, in bytes.
@@ -44,7 +45,7 @@ pub(crate) async fn snapshot(engine: &Engine, runtime: &Runtime, script: &Script
     // Copying memory is bounded by itself.
     store.set_epoch_deadline(u64::MAX / 2);
     let mut state = State { store: &mut store, instance, memories: BTreeMap::new(), failed: None };
-    let snapshot = runtime::wizer().snapshot_component(runtime.context()?, &mut state).await;
+    let snapshot = Wizer::new().snapshot_component(runtime.context()?, &mut state).await;
     if let Some(error) = state.failed {
         return Err(failed(error));
     }
@@ -55,7 +56,7 @@ pub(crate) async fn snapshot(engine: &Engine, runtime: &Runtime, script: &Script
 
 /// What a snapshot is made from: equal inputs give equal components.
 pub(super) fn inputs(script: &Script) -> String {
-    format!("snapshot {} {}", runtime::DIGEST, script.digest)
+    format!("snapshot {} {} {}", runtime::INSTRUMENTED_BY, runtime::DIGEST, script.digest)
 }
 
 /// Clocks that stand still; whatever else is called is an error.
@@ -80,19 +81,29 @@ async fn load(store: &mut Store<StoreLimits>, instance: &Instance, script: &Scri
     type Arguments<'a> = (&'a str, &'a [(String, String)]);
     type Answer = (Result<(), String>,);
     let load = instance.get_typed_func::<Arguments<'_>, Answer>(&mut *store, LOAD).map_err(failed)?;
-    let said = match load.call_async(&mut *store, (&script.entry, &script.modules)).await {
+    let message = match load.call_async(&mut *store, (&script.entry, &script.modules)).await {
         Ok((Ok(()),)) => return Ok(()),
-        Ok((Err(thrown),)) => script.positions.rewrite(&thrown),
+        Ok((Err(text),)) => return Err(thrown(script, &text).into()),
         Err(error) if error.downcast_ref() == Some(&Trap::Interrupt) => {
             "the top level of its modules does not come to an end: what takes long belongs into handle".to_owned()
         }
         Err(error) => format!("the top level of its modules was stopped: {}", error.root_cause()),
     };
-    Err(Problem { file: script.entry.clone(), place: None, message: said }.into())
+    Err(Problem { file: script.entry.clone(), place: None, message }.into())
 }
 
-fn failed(source: wasmtime::Error) -> BuildError {
-    BuildError::Engine { what: "the script cannot be made a component", source }
+/// What the runtime said, at the first place in the user's files that it names.
+fn thrown(script: &Script, text: &str) -> Problem {
+    let message = script.positions.rewrite(text);
+    let names = script.modules.iter().map(|(name, _)| name.as_str());
+    match sourcemap::first_place(&message, names) {
+        Some((file, place)) => Problem { file: file.to_owned(), place: Some(place), message },
+        None => Problem { file: script.entry.clone(), place: None, message },
+    }
+}
+
+fn failed(reason: wasmtime::Error) -> BuildError {
+    BuildError::Engine { what: "the script cannot be made a component", reason }
 }
 
 /// The loaded runtime, as Wizer reads it. An accessor that fails is remembered: the trait has no way to say it.

@@ -3,12 +3,11 @@
 //! Only TypeScript modules have an entry: JavaScript goes in as it is. The table travels with the component, in a custom section, so that
 //! an error at run time is rewritten with nothing else at hand.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
+
+use super::error::Place;
 
 /// Where in the user's files each stretch of the running code came from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,15 +71,20 @@ impl Positions {
         self.files
             .iter()
             .filter_map(|(module, stretches)| {
-                let (at, _) = text.match_indices(module.as_str()).find(|&(at, _)| {
-                    let before = text[..at].chars().next_back().or(before);
-                    let after = text[at + module.len()..].chars().next();
-                    !before.is_some_and(is_path) && after == Some(':')
-                })?;
+                let at = mention(text, before, module)?;
                 Some((at, module.as_str(), stretches.as_slice()))
             })
             .min_by_key(|(at, module, _)| (*at, std::cmp::Reverse(module.len())))
     }
+}
+
+/// The first `MODULE:LINE:COLUMN` in `text`.
+pub(super) fn first_place<'a>(text: &str, modules: impl Iterator<Item = &'a str>) -> Option<(&'a str, Place)> {
+    let (at, module) = modules.filter_map(|module| Some((mention(text, None, module)?, module))).min_by_key(|(at, _)| *at)?;
+    let rest = &text[at + module.len()..];
+    let (line, taken) = number_after_colon(rest)?;
+    let (column, _) = number_after_colon(&rest[taken..])?;
+    Some((module, Place { line, column }))
 }
 
 impl Stretch {
@@ -114,6 +118,15 @@ fn found(stretches: &[Stretch], line: u32, column: Option<u32>) -> Option<(u32, 
     };
     let (line, column) = stretch.at(line, column).unwrap_or((stretch.source_line, stretch.source_column));
     Some((line.saturating_add(1), column.saturating_add(1)))
+}
+
+/// Where `text`, which stands behind `before`, first names `module` with a position.
+fn mention(text: &str, before: Option<char>, module: &str) -> Option<usize> {
+    let whole = |&(at, _): &(usize, &str)| {
+        let before = text[..at].chars().next_back().or(before);
+        !before.is_some_and(is_path) && number_after_colon(&text[at + module.len()..]).is_some()
+    };
+    text.match_indices(module).find(whole).map(|(at, _)| at)
 }
 
 fn is_path(c: char) -> bool {
@@ -150,7 +163,10 @@ mod tests {
 
     #[test]
     fn only_the_name_as_a_whole_is_taken_for_the_module() {
-        assert_eq!(positions().rewrite("a.ts:1:1 lib/a.ts:1:1 a.ts is fine, a.ts: too, a.tsx:1:1"), "a.ts:100:1 lib/a.ts:1:1 a.ts is fine, a.ts: too, a.tsx:1:1");
+        assert_eq!(
+            positions().rewrite("a.ts:1:1 lib/a.ts:1:1 a.ts is fine, a.ts: too, a.tsx:1:1"),
+            "a.ts:100:1 lib/a.ts:1:1 a.ts is fine, a.ts: too, a.tsx:1:1"
+        );
     }
 
     #[test]

@@ -43,7 +43,9 @@ impl Guest {
             return Err(Error::Invalid("the id must have 1 to 256 bytes".into()));
         }
         if let Some((name, _)) = out.attributes.iter().find(|(name, _)| !attribute_name(name)) {
-            return Err(Error::Invalid(format!("`{name}` is no CloudEvents attribute name: 1 to 20 lower-case letters and digits, none of the standard ones")));
+            return Err(Error::Invalid(format!(
+                "`{name}` is no CloudEvents attribute name: 1 to 20 lower-case letters and digits, none of the standard ones"
+            )));
         }
         self.effects.emitted_bytes += out.data.len() + 512;
         if self.effects.emissions.len() >= EVENTS || self.effects.emitted_bytes > BYTES {

@@ -2,41 +2,68 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{RETRY_AFTER, Throttle};
+use super::{RETRY_AFTER, Throttle, bad_request};
 use crate::{
+    event::{Event, cloudevents::Message},
     listener::problem::Problem,
     source::{AcceptRequest, SourceContext},
     store::Accepted,
 };
 
 /// What one request posted.
-pub(in crate::source) enum Posted {
-    /// An event.
-    One(AcceptRequest),
-    /// A batch, accepted one by one in its order.
-    Batch(Vec<AcceptRequest>),
+#[derive(Debug)]
+pub(in crate::source) struct Posted {
+    /// Its events, in their order.
+    pub(in crate::source) requests: Vec<AcceptRequest>,
+    /// Whether it was a batch, be it of one: the answer has the form of the question.
+    pub(in crate::source) batch: bool,
 }
 
-/// The most events in a batch: each is a durable write, and a stop waits for the request they came with.
-const MAX_BATCH: usize = 1_000;
+/// The longest key an event is recognised by, in bytes: it stands in an index of the store.
+const MAX_KEY: usize = 1_024;
+
+impl Posted {
+    /// The events of a request: those of `message`, or the `plain` one where it is none of CloudEvents.
+    ///
+    /// They are recognised by `key`, to which a batch adds the place of each; without it a CloudEvent by what it says of itself, and
+    /// anything else never.
+    pub(in crate::source) fn new(message: Option<Message>, key: Option<String>, plain: impl FnOnce() -> Event) -> Result<Self, Problem> {
+        match message {
+            None => Ok(Self { requests: vec![keyed(plain(), key)?], batch: false }),
+            Some(Message::One(event)) => {
+                let key = key.unwrap_or_else(|| own_key(&event));
+                Ok(Self { requests: vec![keyed(event, Some(key))?], batch: false })
+            }
+            Some(Message::Batch(events)) => {
+                let each = |(index, event): (usize, Event)| {
+                    let key = key.as_ref().map_or_else(|| own_key(&event), |key| format!("{key}/{index}"));
+                    keyed(event, Some(key))
+                };
+                Ok(Self { requests: events.into_iter().enumerate().map(each).collect::<Result<_, _>>()?, batch: true })
+            }
+        }
+    }
+}
+
+fn keyed(event: Event, key: Option<String>) -> Result<AcceptRequest, Problem> {
+    if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
+        return Err(bad_request(format!("what the event is recognised by is longer than {MAX_KEY} bytes")));
+    }
+    Ok(AcceptRequest { event, key, ..AcceptRequest::default() })
+}
+
+/// A CloudEvent's id is unique within its source only.
+fn own_key(event: &Event) -> String {
+    format!("{}|{}", event.source, event.id)
+}
 
 /// Accept durably, then say so: 202 with `{"id": …}` or `{"ids": […]}`, 200 when all of it was accepted before.
 ///
-/// When a batch fails part way, the problem says which events were accepted; they are recognised when the batch is sent again.
+/// A batch is written event by event, and a stop waits for no more than the one at hand. When it fails part way, the problem says which events were accepted; they are recognised when the batch is sent again.
 pub(in crate::source) async fn accept(ctx: &SourceContext, posted: Posted) -> Result<Response, Problem> {
-    match posted {
-        Posted::One(request) => accept_one(ctx, request).await.map(|(id, new)| taken(json!({ "id": id }), new)),
-        Posted::Batch(requests) => accept_batch(ctx, requests).await,
-    }
-}
-
-async fn accept_batch(ctx: &SourceContext, requests: Vec<AcceptRequest>) -> Result<Response, Problem> {
-    if requests.len() > MAX_BATCH {
-        let detail = format!("the batch has {} events; send at most {MAX_BATCH} at once", requests.len());
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
-    }
+    let Posted { requests, batch } = posted;
     let (mut ids, mut any_new) = (Vec::with_capacity(requests.len()), requests.is_empty());
     for request in requests {
         let accepted = match ctx.stopping().is_cancelled() {
@@ -48,10 +75,13 @@ async fn accept_batch(ctx: &SourceContext, requests: Vec<AcceptRequest>) -> Resu
                 ids.push(id);
                 any_new |= new;
             }
-            Err(problem) => return Err(problem.member("accepted", ids)),
+            Err(problem) if batch => return Err(problem.member("accepted", ids)),
+            Err(problem) => return Err(problem),
         }
     }
-    Ok(taken(json!({ "ids": ids }), any_new))
+    let status = if any_new { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let document = if batch { json!({ "ids": ids }) } else { json!({ "id": ids.first() }) };
+    Ok((status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document.to_string()).into_response())
 }
 
 /// The id of the event, and whether it is new.
@@ -69,9 +99,4 @@ async fn accept_one(ctx: &SourceContext, request: AcceptRequest) -> Result<(Stri
             Err(Problem::unavailable("the event could not be stored; send it again later", RETRY_AFTER))
         }
     }
-}
-
-fn taken(document: Value, new: bool) -> Response {
-    let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
-    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document.to_string()).into_response()
 }

@@ -115,10 +115,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_stops_coming_is_given_up() {
         let endless = || Body::from_stream(stream::once(async { Ok::<_, Infallible>("1") }).chain(stream::pending()));
-        for limits in [
-            Limits { pause: Duration::from_millis(1), ..limits(5) },
-            Limits { whole: Duration::from_millis(1), ..limits(5) },
-        ] {
+        for limits in [Limits { pause: Duration::from_millis(1), ..limits(5) }, Limits { whole: Duration::from_millis(1), ..limits(5) }] {
             assert_eq!(read(&mut endless(), limits).await.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
         }
     }

@@ -16,6 +16,9 @@ use crate::{
     store::Accepted,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Under which name the last observation is in the store.
 const STATE: &str = "condition";
 /// The most events of one condition that may wait for their handlers; the next change is accepted when there is room again.
@@ -117,7 +120,8 @@ impl Mode for Condition {
                 Accepted::Duplicate { .. } => self.remember(Observation { generation: new.generation, ..last }).await?,
                 Accepted::Full => return Err(PollError::Backlog(BACKLOG)),
             }
-        } else if last.statement != new.statement || last.holds != new.holds || (self.on == ConditionOn::Change && last.value != new.value) {
+        } else if last.statement != new.statement || last.holds != new.holds || (self.on == ConditionOn::Change && last.value != new.value)
+        {
             self.remember(new).await?;
         } else {
             self.last = Some(last);

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::{receipt::Answer, source::SourceContext};
 
+#[cfg(test)]
+mod tests;
+
 /// The most rows a query may give: the window holds a key and a version of each, in memory and in the store.
 const MAX_ROWS: usize = 100_000;
 /// Before the key in the names of the window's entries in the store.

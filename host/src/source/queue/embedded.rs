@@ -16,14 +16,11 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use crate::{
     config::{EmbeddedConfig, Secret},
-    event::{
-        Event,
-        cloudevents::{self, Message},
-    },
+    event::Event,
     listener::{bearer, problem::Problem},
     source::{
-        AcceptRequest, Source, SourceContext, SourceError,
-        http::{self as posting, Endpoint, Posted, Throttle, bad_request, checked_key, cloudevent_key, text},
+        Source, SourceContext, SourceError,
+        http::{self as posting, Endpoint, Posted, Throttle, bad_request, cloudevents, text},
     },
     store::Millis,
 };
@@ -50,8 +47,7 @@ impl Source for EmbeddedQueue {
 
     fn run(&self, ctx: SourceContext) -> Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + '_>> {
         let path = format!("/queues/{}", ctx.origin().source);
-        let publisher =
-            Publisher { ctx: ctx.clone(), config: self.config.clone(), tokens: [self.token.clone()], refused: Throttle::new() };
+        let publisher = Publisher { ctx: ctx.clone(), config: self.config.clone(), tokens: [self.token.clone()], refused: Throttle::new() };
         Box::pin(async move { posting::serve(&ctx, &path, publisher).await })
     }
 }
@@ -92,34 +88,18 @@ impl Endpoint for Publisher {
 fn posted(config: &EmbeddedConfig, head: &Parts, body: Bytes) -> Result<Posted, Problem> {
     let about = Parameters::of(head.uri.query().unwrap_or_default())?;
     let due = about.after.map(due).transpose()?;
-    let idempotency_key = text(&head.headers, "idempotency-key");
-    let request = |mut event: Event, key: Option<String>| {
-        posting::trace(&mut event, &head.headers);
-        let key = key.map(checked_key).transpose()?;
-        Ok(AcceptRequest { event, key, due, backlog: Some(config.backlog), ..AcceptRequest::default() })
-    };
-    let message = cloudevents::from_http(&head.headers, &body).map_err(bad_request)?;
+    let message = cloudevents(&head.headers, &body)?;
     if message.is_some() && (about.ty.is_some() || about.subject.is_some() || about.id.is_some()) {
         return Err(bad_request("a CloudEvent says its type, subject and id itself; leave them out of the query"));
     }
-    match message {
-        None => {
-            let key = idempotency_key.map(str::to_owned).or_else(|| about.id.clone());
-            request(plain(about, &head.headers, body), key).map(Posted::One)
-        }
-        Some(Message::One(event)) => {
-            let key = idempotency_key.map_or_else(|| cloudevent_key(&event), str::to_owned);
-            request(event, Some(key)).map(Posted::One)
-        }
-        Some(Message::Batch(events)) => {
-            let key = |index: usize, event: &Event| match idempotency_key {
-                Some(key) => format!("{key}/{index}"),
-                None => cloudevent_key(event),
-            };
-            let keyed = events.into_iter().enumerate().map(|(index, event)| (key(index, &event), event));
-            keyed.map(|(key, event)| request(event, Some(key))).collect::<Result<_, _>>().map(Posted::Batch)
-        }
+    let key = text(&head.headers, "idempotency-key").map(str::to_owned).or_else(|| about.id.clone());
+    let mut posted = Posted::new(message, key, || plain(about, &head.headers, body))?;
+    for request in &mut posted.requests {
+        request.backlog = Some(config.backlog);
+        request.due = due;
+        posting::trace(&mut request.event, &head.headers);
     }
+    Ok(posted)
 }
 
 fn plain(about: Parameters, headers: &HeaderMap, body: Bytes) -> Event {

@@ -28,7 +28,9 @@ pub(crate) struct Schedule {
 pub(crate) enum ScheduleError {
     #[error("cron = {cron:?} is not understood: {reason}; write five or six fields, or @daily and the like")]
     Cron { cron: String, reason: String },
-    #[error("the time zone {zone:?} is not known here: {reason}; write an IANA name such as \"Europe/Oslo\", and see that the system has its time zones (tzdata)")]
+    #[error(
+        "the time zone {zone:?} is not known here: {reason}; write an IANA name such as \"Europe/Oslo\", and see that the system has its time zones (tzdata)"
+    )]
     Zone { zone: String, reason: String },
 }
 

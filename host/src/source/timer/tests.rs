@@ -19,6 +19,12 @@ fn keys(accepted: &[(String, Event)]) -> Vec<&str> {
     accepted.iter().map(|(key, _)| key.as_str()).collect()
 }
 
+/// The timer sees this time. (It runs on the thread of the test, so it has seen it when the test has its turn again.)
+async fn it_is(clock: &ManualClock, time: &str) {
+    clock.set(&format!("2026-05-01T{time}Z"));
+    tokio::task::yield_now().await;
+}
+
 /// The timer has begun: everything until now is dealt with.
 async fn begun(store: &FakeStore) {
     store.until_remembered(|state| state.contains_key(STATE)).await;
@@ -36,7 +42,7 @@ async fn a_firing_is_an_event_keyed_by_its_due_time() {
     begun(&store).await;
     host.until_ready().await;
 
-    clock.set("2026-05-01T10:01:00Z");
+    it_is(&clock, "10:01:00").await;
     let accepted = store.until_accepted(1).await;
     let (key, event) = &accepted[0];
     assert_eq!(key, "2026-05-01T10:01:00Z");
@@ -53,11 +59,11 @@ async fn nothing_fires_early_and_the_next_one_follows() {
     let (clock, store) = (ManualClock::at("2026-05-01T10:00:00Z"), Arc::new(FakeStore::default()));
     let host = start(every_minute(Missed::Skip), &clock, &store);
     begun(&store).await;
-    clock.set("2026-05-01T10:00:59.999Z");
-    clock.set("2026-05-01T10:01:00.001Z");
+    it_is(&clock, "10:00:59.999").await;
+    it_is(&clock, "10:01:00.001").await;
     store.until_accepted(1).await;
-    clock.set("2026-05-01T10:01:59.999Z");
-    clock.set("2026-05-01T10:02:01Z");
+    it_is(&clock, "10:01:59.999").await;
+    it_is(&clock, "10:02:00").await;
     assert_eq!(keys(&store.until_accepted(2).await), ["2026-05-01T10:01:00Z", "2026-05-01T10:02:00Z"]);
     host.stop().await;
 }
@@ -67,7 +73,7 @@ async fn the_first_start_ever_has_missed_nothing() {
     let (clock, store) = (ManualClock::at("2026-05-01T10:00:30Z"), Arc::new(FakeStore::default()));
     let host = start(every_minute(Missed::All), &clock, &store);
     begun(&store).await;
-    clock.set("2026-05-01T10:01:00Z");
+    it_is(&clock, "10:01:00").await;
     assert_eq!(keys(&store.until_accepted(1).await), ["2026-05-01T10:01:00Z"]);
     host.stop().await;
 }
@@ -77,14 +83,14 @@ async fn fired_after_a_pause(missed: Missed) -> Vec<String> {
     let (clock, store) = (ManualClock::at("2026-05-01T10:00:30Z"), Arc::new(FakeStore::default()));
     let host = start(every_minute(missed), &clock, &store);
     begun(&store).await;
-    clock.set("2026-05-01T10:01:00Z");
+    it_is(&clock, "10:01:00").await;
     store.until_accepted(1).await;
     host.kill().await;
 
     let clock = ManualClock::at("2026-05-01T10:05:30Z");
     let host = start(every_minute(missed), &clock, &store);
     host.until_ready().await;
-    clock.set("2026-05-01T10:06:00Z");
+    it_is(&clock, "10:06:00").await;
     until_last(&store, "2026-05-01T10:06:00Z").await;
     host.stop().await;
     store.accepted().into_iter().map(|(key, _)| key[11..16].to_owned()).collect()
@@ -106,7 +112,7 @@ async fn another_schedule_has_missed_nothing() {
     let clock = ManualClock::at("2026-05-01T12:00:30Z");
     let host = start(config("*/2 * * * *", Missed::All, Overlap::Allow), &clock, &store);
     until_last(&store, "2026-05-01T12:00:30Z").await;
-    clock.set("2026-05-01T12:02:00Z");
+    it_is(&clock, "12:02:00").await;
     assert_eq!(keys(&store.until_accepted(1).await), ["2026-05-01T12:02:00Z"]);
     host.stop().await;
 }
@@ -117,7 +123,7 @@ async fn a_machine_that_was_suspended_has_missed_what_came_due() {
     let host = start(every_minute(Missed::Once), &clock, &store);
     begun(&store).await;
     host.until_ready().await;
-    clock.set("2026-05-01T14:30:10Z");
+    it_is(&clock, "14:30:10").await;
     assert_eq!(keys(&store.until_accepted(1).await), ["2026-05-01T14:30:00Z"]);
     host.stop().await;
 }
@@ -127,18 +133,18 @@ async fn a_clock_that_goes_back_fires_nothing_twice_and_does_not_fall_silent() {
     let (clock, store) = (ManualClock::at("2026-05-01T10:00:30Z"), Arc::new(FakeStore::default()));
     let host = start(every_minute(Missed::Skip), &clock, &store);
     begun(&store).await;
-    clock.set("2026-05-01T10:01:00Z");
+    it_is(&clock, "10:01:00").await;
     store.until_accepted(1).await;
-    clock.set("2026-05-01T10:02:00Z");
+    it_is(&clock, "10:02:00").await;
     store.until_accepted(2).await;
 
-    clock.set("2026-05-01T09:59:30Z");
-    for minute in ["10:00", "10:01", "10:02", "10:03"] {
-        clock.set(&format!("2026-05-01T{minute}:00Z"));
-        until_last(&store, &format!("2026-05-01T{minute}:00Z")).await;
+    it_is(&clock, "09:59:30").await;
+    for minute in ["10:00:00", "10:01:00", "10:02:00", "10:03:00"] {
+        it_is(&clock, minute).await;
+        until_last(&store, &format!("2026-05-01T{minute}Z")).await;
     }
     let accepted = store.accepted();
-    assert_eq!(keys(&accepted), ["2026-05-01T10:01:00Z", "2026-05-01T10:02:00Z", "2026-05-01T10:00:00Z", "2026-05-01T10:03:00Z"]);
+    assert_eq!(keys(&accepted), ["10:01", "10:02", "10:00", "10:03"].map(|minute| format!("2026-05-01T{minute}:00Z")));
     host.stop().await;
 }
 
@@ -147,13 +153,13 @@ async fn with_overlap_skip_a_firing_is_skipped_while_an_earlier_one_is_unsettled
     let (clock, store) = (ManualClock::at("2026-05-01T10:00:30Z"), Arc::new(FakeStore::default()));
     let host = start(config("* * * * *", Missed::Skip, Overlap::Skip), &clock, &store);
     begun(&store).await;
-    clock.set("2026-05-01T10:01:00Z");
+    it_is(&clock, "10:01:00").await;
     store.until_accepted(1).await;
     store.set_unsettled(1);
-    clock.set("2026-05-01T10:02:00Z");
+    it_is(&clock, "10:02:00").await;
     until_last(&store, "2026-05-01T10:02:00Z").await;
     store.set_unsettled(0);
-    clock.set("2026-05-01T10:03:00Z");
+    it_is(&clock, "10:03:00").await;
     assert_eq!(keys(&store.until_accepted(2).await), ["2026-05-01T10:01:00Z", "2026-05-01T10:03:00Z"]);
     host.stop().await;
 }
@@ -166,12 +172,11 @@ async fn with_overlap_queue_a_firing_waits_for_the_earlier_one_and_none_is_left_
     begun(&store).await;
     host.until_ready().await;
     for second in ["10:01:00", "10:01:30", "10:02:00", "10:02:30"] {
-        clock.set(&format!("2026-05-01T{second}Z"));
-        tokio::task::yield_now().await;
+        it_is(&clock, second).await;
     }
     assert!(store.accepted().is_empty());
     store.set_unsettled(0);
-    clock.set("2026-05-01T10:02:31Z");
+    it_is(&clock, "10:02:31").await;
     assert_eq!(keys(&store.until_accepted(2).await), ["2026-05-01T10:01:00Z", "2026-05-01T10:02:00Z"]);
     host.stop().await;
 }
@@ -183,11 +188,11 @@ async fn a_store_that_fails_delays_a_firing_and_loses_none() {
     begun(&store).await;
     host.until_ready().await;
     store.fail(true);
-    clock.set("2026-05-01T10:01:00Z");
+    it_is(&clock, "10:01:00").await;
     assert_eq!(host.until_unready().await, "the store failed: out of order");
-    clock.set("2026-05-01T10:05:00Z");
+    it_is(&clock, "10:05:00").await;
     store.fail(false);
-    clock.set("2026-05-01T10:05:40Z");
+    it_is(&clock, "10:05:40").await;
     host.until_ready().await;
     assert_eq!(
         keys(&store.until_accepted(5).await),

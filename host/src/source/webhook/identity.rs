@@ -11,53 +11,33 @@ use serde_json::Value;
 
 use crate::{
     config::{Scheme, WebhookConfig},
-    event::{
-        Event,
-        cloudevents::{self, Message},
-    },
+    event::Event,
     listener::problem::Problem,
-    source::{
-        AcceptRequest,
-        http::{Posted, bad_request, checked_key, cloudevent_key, text, trace},
-    },
+    source::http::{Posted, cloudevents, text, trace},
 };
 
 const DEFAULT_TYPE: &str = "koksmat.webhook.request";
 
 /// The events of a request, each with its key.
 pub(super) fn posted(config: &WebhookConfig, head: &Parts, body: Bytes) -> Result<Posted, Problem> {
-    let message = cloudevents::from_http(&head.headers, &body).map_err(bad_request)?;
-    let identity = Identity::of(config, &head.headers, &body);
-    let request = |mut event: Event, key: Option<String>| {
-        event.headers = shown(config, &head.headers);
-        trace(&mut event, &head.headers);
-        Ok(AcceptRequest { event, key: key.map(checked_key).transpose()?, backlog: Some(config.backlog), ..AcceptRequest::default() })
+    let message = cloudevents(&head.headers, &body)?;
+    let Identity { delivery, ty } = Identity::of(config, &head.headers, &body);
+    let plain = || Event {
+        id: delivery.clone().unwrap_or_default(),
+        ty,
+        subject: Some(head.uri.path().to_owned()),
+        datacontenttype: text(&head.headers, CONTENT_TYPE.as_str()).map(str::to_owned),
+        data: body,
+        ..Event::default()
     };
-    match message {
-        None => {
-            let event = Event {
-                id: identity.delivery.clone().unwrap_or_default(),
-                ty: identity.ty,
-                subject: Some(head.uri.path().to_owned()),
-                datacontenttype: text(&head.headers, CONTENT_TYPE.as_str()).map(str::to_owned),
-                data: body,
-                ..Event::default()
-            };
-            request(event, identity.delivery).map(Posted::One)
-        }
-        Some(Message::One(event)) => {
-            let key = identity.delivery.unwrap_or_else(|| cloudevent_key(&event));
-            request(event, Some(key)).map(Posted::One)
-        }
-        Some(Message::Batch(events)) => {
-            let key = |index: usize, event: &Event| match &identity.delivery {
-                Some(delivery) => format!("{delivery}/{index}"),
-                None => cloudevent_key(event),
-            };
-            let keyed = events.into_iter().enumerate().map(|(index, event)| (key(index, &event), event));
-            keyed.map(|(key, event)| request(event, Some(key))).collect::<Result<_, _>>().map(Posted::Batch)
-        }
+    let mut posted = Posted::new(message, delivery.clone(), plain)?;
+    let headers = shown(config, &head.headers);
+    for request in &mut posted.requests {
+        request.backlog = Some(config.backlog);
+        request.event.headers.clone_from(&headers);
+        trace(&mut request.event, &head.headers);
     }
+    Ok(posted)
 }
 
 /// The challenge of Slack's `url_verification`.
@@ -151,8 +131,13 @@ mod tests {
     use super::*;
     use crate::{
         config::{DigestEncoding, Verify},
-        source::webhook::{tests::config, verify::test::headers},
+        source::{
+            AcceptRequest,
+            webhook::{tests::config, verify::test::headers},
+        },
     };
+
+    const BATCH: &str = crate::event::cloudevents::BATCH;
 
     fn by(scheme: Option<Scheme>) -> WebhookConfig {
         let verify = scheme.map(|scheme| Verify { scheme, secrets: Vec::new(), tolerance: std::time::Duration::ZERO });
@@ -163,6 +148,12 @@ mod tests {
         let mut head = http::Request::post("/hook?x=1").body(()).unwrap().into_parts().0;
         head.headers = headers(fields);
         head
+    }
+
+    fn one(posted: Result<Posted, Problem>) -> AcceptRequest {
+        let Posted { mut requests, batch } = posted.unwrap();
+        assert_eq!((requests.len(), batch), (1, false));
+        requests.remove(0)
     }
 
     fn identity(scheme: Option<Scheme>, fields: &[(&str, &str)], body: &str) -> (Option<String>, String) {
@@ -201,7 +192,7 @@ mod tests {
     #[test]
     fn a_plain_request_becomes_an_event() {
         let head = head(&[("content-type", "text/plain; charset=utf-8"), ("x-request-id", "r1")]);
-        let Posted::One(request) = posted(&by(None), &head, Bytes::from_static(b"\xff\n")).unwrap() else { panic!("one event") };
+        let request = one(posted(&by(None), &head, Bytes::from_static(b"\xff\n")));
         assert_eq!(request.key.as_deref(), Some("r1"));
         assert_eq!(request.backlog, Some(by(None).backlog));
         let event = request.event;
@@ -220,11 +211,11 @@ mod tests {
             ("webhook-id", "msg_1"),
             ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         ];
-        let Posted::One(request) = posted(&by(None), &head(&fields), Bytes::new()).unwrap() else { panic!("one event") };
+        let request = one(posted(&by(None), &head(&fields), Bytes::new()));
         assert_eq!(request.key.as_deref(), Some("/shop|7"));
         assert_eq!((request.event.id.as_str(), request.event.ty.as_str(), request.event.subject), ("7", "order.created", None));
         assert_eq!(request.event.attributes["traceparent"], fields[5].1);
-        let Posted::One(signed) = posted(&by(Some(Scheme::StandardWebhooks)), &head(&fields), Bytes::new()).unwrap() else { panic!("one event") };
+        let signed = one(posted(&by(Some(Scheme::StandardWebhooks)), &head(&fields), Bytes::new()));
         assert_eq!(signed.key.as_deref(), Some("msg_1"), "the scheme's id is the one that is signed");
         assert_eq!(signed.event.id, "7");
     }
@@ -233,9 +224,10 @@ mod tests {
     fn each_event_of_a_batch_has_a_key_of_its_own() {
         let batch = r#"[{"specversion":"1.0","id":"1","source":"/s","type":"t"},{"specversion":"1.0","id":"2","source":"/s","type":"t"}]"#;
         let keys = |scheme, id: &str| {
-            let head = head(&[("content-type", cloudevents::BATCH), ("webhook-id", id)]);
-            let Posted::Batch(requests) = posted(&by(scheme), &head, Bytes::from(batch)).unwrap() else { panic!("a batch") };
-            requests.into_iter().map(|request| request.key.unwrap()).collect::<Vec<_>>()
+            let head = head(&[("content-type", BATCH), ("webhook-id", id)]);
+            let posted = posted(&by(scheme), &head, Bytes::from(batch)).unwrap();
+            assert!(posted.batch);
+            posted.requests.into_iter().map(|request| request.key.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(keys(None, "m"), ["/s|1", "/s|2"]);
         assert_eq!(keys(Some(Scheme::StandardWebhooks), "m"), ["m/0", "m/1"]);
@@ -247,8 +239,9 @@ mod tests {
         let scheme = Scheme::Hmac { header: "x-signature".into(), prefix: String::new(), encoding: DigestEncoding::Hex };
         let mut config = by(Some(scheme));
         config.headers = ["x-shop", "x-signature", "authorization", "cookie", "x-absent"].map(str::to_owned).into();
-        let fields = [("X-Shop", "a"), ("x-shop", "b"), ("x-signature", "00"), ("authorization", "Bearer s"), ("cookie", "c"), ("x-other", "o")];
-        let Posted::One(request) = posted(&config, &head(&fields), Bytes::new()).unwrap() else { panic!("one event") };
+        let fields =
+            [("X-Shop", "a"), ("x-shop", "b"), ("x-signature", "00"), ("authorization", "Bearer s"), ("cookie", "c"), ("x-other", "o")];
+        let request = one(posted(&config, &head(&fields), Bytes::new()));
         assert_eq!(request.event.headers, [("x-shop".to_owned(), "a".to_owned()), ("x-shop".to_owned(), "b".to_owned())]);
     }
 

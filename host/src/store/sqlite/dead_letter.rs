@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row, params};
 use super::{accept::NewTask, rows};
 use crate::{
     event::Event,
-    store::{DeadLetter, DeadLetterQuery, Millis, StoreError, Subscriber},
+    store::{DeadLetter, DeadLetterQuery, Millis, Reroute, StoreError, Subscriber},
     tenant::Tenant,
 };
 
@@ -89,12 +89,7 @@ pub(super) struct Step {
 }
 
 /// Make tasks of dead letters again. One that no handler wants stays.
-pub(super) fn replay(
-    connection: &Connection,
-    query: &DeadLetterQuery,
-    route: &dyn Fn(&DeadLetter) -> Vec<Subscriber>,
-    now: Millis,
-) -> Result<Step, StoreError> {
+pub(super) fn replay(connection: &Connection, query: &DeadLetterQuery, route: &Reroute, now: Millis) -> Result<Step, StoreError> {
     let mut step = Step { last: None, done: 0 };
     for stored in select(connection, query)? {
         step.last = Some(stored.letter.id);
@@ -130,14 +125,8 @@ fn select(connection: &Connection, query: &DeadLetterQuery) -> Result<Vec<Stored
         "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops
          FROM dead_letter WHERE {WHICH}"
     ))?;
-    let which = params![
-        query.after,
-        query.id,
-        query.tenant.as_ref().map(Tenant::as_str),
-        query.handler,
-        query.source,
-        rows::limit(query.limit)
-    ];
+    let which =
+        params![query.after, query.id, query.tenant.as_ref().map(Tenant::as_str), query.handler, query.source, rows::limit(query.limit)];
     Ok(statement.query_map(which, stored)?.collect::<Result<_, _>>()?)
 }
 

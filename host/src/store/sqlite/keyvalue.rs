@@ -28,9 +28,8 @@ pub(super) fn list(
     limit: usize,
 ) -> Result<Vec<String>, StoreError> {
     let from = after.map_or(prefix, |after| prefix.max(after));
-    let mut statement = connection.prepare_cached(
-        "SELECT key FROM kv WHERE tenant = ?1 AND key >= ?2 AND (?3 IS NULL OR key > ?3) ORDER BY key LIMIT ?4",
-    )?;
+    let mut statement = connection
+        .prepare_cached("SELECT key FROM kv WHERE tenant = ?1 AND key >= ?2 AND (?3 IS NULL OR key > ?3) ORDER BY key LIMIT ?4")?;
     let mut rows = statement.query(params![tenant.as_str(), from, after, rows::limit(limit)])?;
     let mut keys = Vec::new();
     while let Some(row) = rows.next()? {
@@ -75,9 +74,7 @@ pub(super) fn write(connection: &Connection, tenant: &Tenant, writes: &BTreeMap<
                 set(connection, tenant, key, sum.to_string().as_bytes(), version)?;
             }
             Write::Delete => {
-                connection
-                    .prepare_cached("DELETE FROM kv WHERE tenant = ?1 AND key = ?2")?
-                    .execute(params![tenant.as_str(), key])?;
+                connection.prepare_cached("DELETE FROM kv WHERE tenant = ?1 AND key = ?2")?.execute(params![tenant.as_str(), key])?;
             }
         }
     }

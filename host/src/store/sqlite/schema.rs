@@ -94,10 +94,7 @@ fn recover(transaction: &Transaction<'_>) -> Result<(), StoreError> {
 
 fn begin(transaction: &Transaction<'_>) -> Result<u64, StoreError> {
     transaction.execute("UPDATE meta SET value = 0 WHERE name = 'clean'", [])?;
-    let number: i64 = transaction.query_row(
-        "UPDATE meta SET value = value + 1 WHERE name = 'start_number' RETURNING value",
-        [],
-        |row| row.get(0),
-    )?;
+    let number: i64 =
+        transaction.query_row("UPDATE meta SET value = value + 1 WHERE name = 'start_number' RETURNING value", [], |row| row.get(0))?;
     Ok(number.unsigned_abs())
 }

@@ -50,13 +50,7 @@ pub(super) fn quarantined(connection: &Connection, task: i64, now: Millis) -> Re
     Ok(())
 }
 
-fn done(
-    connection: &Connection,
-    commit: &Commit,
-    effects: &Effects,
-    keep: Option<&Response>,
-    now: Millis,
-) -> Result<(), Stop<Committed>> {
+fn done(connection: &Connection, commit: &Commit, effects: &Effects, keep: Option<&Response>, now: Millis) -> Result<(), Stop<Committed>> {
     let call = &commit.call;
     finish(connection, commit)?;
     if !keyvalue::unchanged(connection, &call.tenant, &effects.reads)? {

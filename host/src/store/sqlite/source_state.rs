@@ -24,8 +24,8 @@ pub(super) fn set(connection: &Connection, tenant: &Tenant, source: &str, entrie
 
 /// Entries whose names begin with `prefix`, in order.
 pub(super) fn get(connection: &Connection, tenant: &Tenant, source: &str, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-    let mut statement = connection
-        .prepare_cached("SELECT name, value FROM source_state WHERE tenant = ?1 AND source = ?2 AND name >= ?3 ORDER BY name")?;
+    let mut statement =
+        connection.prepare_cached("SELECT name, value FROM source_state WHERE tenant = ?1 AND source = ?2 AND name >= ?3 ORDER BY name")?;
     let mut rows = statement.query(params![tenant.as_str(), source, prefix])?;
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {

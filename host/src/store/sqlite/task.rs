@@ -23,12 +23,7 @@ pub(super) fn claim(connection: &Connection, wants: &[Want], now: Millis) -> Res
     Ok(tasks)
 }
 
-fn claim_for(
-    connection: &Connection,
-    want: &Want,
-    now: Millis,
-    events: &mut HashMap<i64, Arc<Event>>,
-) -> Result<Vec<Task>, StoreError> {
+fn claim_for(connection: &Connection, want: &Want, now: Millis, events: &mut HashMap<i64, Arc<Event>>) -> Result<Vec<Task>, StoreError> {
     let mut statement = connection.prepare_cached(
         "UPDATE task SET state = 1, epoch = epoch + 1
          WHERE id IN (SELECT id FROM task WHERE tenant = ?1 AND source = ?2 AND handler = ?3 AND state = 0 AND due <= ?4
@@ -66,9 +61,7 @@ fn claim_for(
 }
 
 fn load(connection: &Connection, id: i64) -> Result<Arc<Event>, StoreError> {
-    let event = connection
-        .prepare_cached("SELECT header, data FROM event WHERE id = ?1")?
-        .query_row([id], |row| rows::event(row, 0, 1))?;
+    let event = connection.prepare_cached("SELECT header, data FROM event WHERE id = ?1")?.query_row([id], |row| rows::event(row, 0, 1))?;
     Ok(Arc::new(event))
 }
 
@@ -101,9 +94,7 @@ pub(super) fn alone(connection: &Connection, claim: Claim, now: Millis) -> Resul
 
 /// When the next task that is not due yet becomes due.
 pub(super) fn next_due(connection: &Connection, now: Millis) -> Result<Option<Millis>, StoreError> {
-    Ok(connection
-        .prepare_cached("SELECT min(due) FROM task WHERE state = 0 AND due > ?1")?
-        .query_row([now], |row| row.get(0))?)
+    Ok(connection.prepare_cached("SELECT min(due) FROM task WHERE state = 0 AND due > ?1")?.query_row([now], |row| row.get(0))?)
 }
 
 /// What the queues hold.

@@ -9,7 +9,7 @@ use crate::bindings::exports::koksmat::plugin::handler::{Context, Event};
 use crate::errors::{caught, describe};
 use crate::host::text::{lossy, without_mark};
 use crate::prelude;
-use crate::values::byte_array;
+use crate::values::{byte_array, parse_json};
 
 /// The CloudEvent, with json(), text() and bytes().
 pub fn event<'js>(ctx: &Ctx<'js>, event: Event) -> Result<Object<'js>, Error> {
@@ -39,12 +39,16 @@ pub fn event<'js>(ctx: &Ctx<'js>, event: Event) -> Result<Object<'js>, Error> {
 fn json<'js>(ctx: &Ctx<'js>, data: &[u8]) -> Result<Value<'js>, Error> {
     let why = match std::str::from_utf8(without_mark(data)) {
         Ok("") => "it is empty".to_owned(),
-        Ok(text) => match ctx.json_parse(text) {
+        Ok(text) => match parse_json(ctx, text) {
             Ok(value) => return Ok(value),
             Err(error) => {
                 let described = describe(ctx, &caught(ctx, error));
                 let message = described.lines().next().unwrap_or_default();
-                message.strip_prefix("SyntaxError: ").unwrap_or(message).to_owned()
+                match message.strip_prefix("SyntaxError: ") {
+                    Some(message) => message.to_owned(),
+                    None if message.starts_with("RangeError") => "it is nested too deeply".to_owned(),
+                    None => message.to_owned(),
+                }
             }
         },
         Err(error) => format!("it is not UTF-8, from byte {} on", error.valid_up_to()),

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `load.rs`, `modules.rs`, `imports.rs` | `load`: the engine, the handler's modules and their imports |
 //! | `handle.rs`, `event.rs`, `answer.rs` | `handle`: one call, what goes in and what comes out |
+//! | `stack.rs` | how deep things may nest |
 //! | `phase.rs` | which of the two is running: the top level may not call the host |
 //! | `errors.rs`, `hints.rs`, `inspect.rs` | what went wrong, and values, as text for people |
 //! | `host.rs`, `host/` | the module "koksmat" and the globals that need the host |
@@ -25,6 +26,7 @@ mod load;
 mod modules;
 mod phase;
 mod prelude;
+mod stack;
 mod values;
 
 /// Generated from `wit/`.

@@ -11,7 +11,7 @@ use crate::host::{log, random};
 use crate::imports;
 use crate::modules::{self, Modules};
 use crate::phase::{self, Phase};
-use crate::prelude;
+use crate::{prelude, stack};
 
 /// What stays between `load` and `handle`.
 pub struct Loaded {
@@ -29,10 +29,6 @@ thread_local! {
 pub fn with_loaded<R>(with: impl FnOnce(Option<&Loaded>) -> R) -> R {
     LOADED.with_borrow(|loaded| with(loaded.as_ref()))
 }
-
-/// The host gives the WebAssembly stack 2 MiB. QuickJS measures its own on the shadow stack, and throws a RangeError that scripts can
-/// catch before either ends.
-const STACK: usize = 512 * 1024;
 
 /// How much the engine may allocate before it first looks for cycles to collect. Its own default is below what a loaded handler has, so
 /// that nearly every event would begin with a walk over everything, and would copy every page of the snapshot by it.
@@ -55,7 +51,7 @@ pub fn load(entry: &str, sources: Vec<(String, String)>) -> Result<(), String> {
     }
 
     let runtime = Runtime::new().map_err(|error| error.to_string())?;
-    runtime.set_max_stack_size(STACK);
+    runtime.set_max_stack_size(stack::SCRIPTS);
     runtime.set_gc_threshold(FIRST_COLLECTION);
     runtime.set_loader(Modules, Modules);
     runtime.set_host_promise_rejection_tracker(Some(Box::new(handle::track_rejection)));
@@ -103,6 +99,7 @@ impl From<Error> for LoadFailure {
 fn evaluate(ctx: &Ctx<'_>, entry: &str) -> Result<Persistent<Function<'static>>, LoadFailure> {
     prelude::install(ctx)?;
     log::install_console(ctx)?;
+    stack::guard_json(ctx)?;
     modules::with_sources(|sources| prelude::prepare(ctx, sources.iter().map(|(_, text)| *text)))?;
 
     let module = <Modules as rquickjs::loader::Loader>::load(&mut Modules, ctx, entry, None)?;

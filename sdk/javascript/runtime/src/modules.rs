@@ -9,7 +9,7 @@ use rquickjs::{Ctx, Error, Module};
 
 use crate::errors::{Kind, throw, with_property};
 use crate::host::{Koksmat, MODULE};
-use crate::imports;
+use crate::{imports, stack};
 
 thread_local! {
     /// Path → source of what has not been forgotten (`forget_loaded`).
@@ -128,6 +128,6 @@ impl Loader for Modules {
             Some(source.text.clone())
         });
         let source = source.ok_or_else(|| throw(ctx, Kind::Reference, &format!("there is no file {name}")))?;
-        Module::declare(ctx.clone(), name, source)
+        stack::for_parser(ctx, || Module::declare(ctx.clone(), name, source))
     }
 }

@@ -3,6 +3,7 @@
 use rquickjs::{Ctx, Error, Object, String as JsString, TypedArray, Value, qjs};
 
 use crate::errors::{Kind, throw};
+use crate::stack;
 
 /// The text of a JavaScript string. A lone surrogate, which UTF-8 cannot carry, becomes U+FFFD as everywhere on the web; the library's
 /// own conversion fails on it.
@@ -151,9 +152,14 @@ pub fn payload<'js>(ctx: &Ctx<'js>, value: &Value<'js>, what: &str) -> Result<Op
     Ok(Some(Payload { bytes: json.into_bytes(), content_type: JSON }))
 }
 
+/// `JSON.parse`.
+pub fn parse_json<'js>(ctx: &Ctx<'js>, text: &str) -> Result<Value<'js>, Error> {
+    stack::for_json(ctx, || ctx.json_parse(text))
+}
+
 /// `JSON.stringify`, with an error that says which value it was about.
 pub fn json<'js>(ctx: &Ctx<'js>, value: &Value<'js>, what: &str) -> Result<String, Error> {
-    match ctx.json_stringify(value.clone()) {
+    match stack::for_json(ctx, || ctx.json_stringify(value.clone())) {
         Ok(Some(string)) => text(&string),
         Ok(None) => Err(throw(ctx, Kind::Type, &format!("{what} cannot be JSON: it is {}", show(ctx, value)))),
         Err(error) => {

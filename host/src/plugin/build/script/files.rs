@@ -15,6 +15,9 @@ pub(super) const MAX_TOTAL: u64 = 8 << 20;
 /// The most files of a script.
 pub(super) const MAX_FILES: usize = 256;
 
+/// Some editors begin a file with it; QuickJS takes it for a letter.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 const EXTENSIONS: [&str; 4] = ["js", "ts", "mjs", "mts"];
 
 /// The folder whose files a script may consist of.
@@ -56,11 +59,14 @@ impl Project {
         for candidate in candidates(&wanted) {
             let Some(file) = self.file(&candidate).map_err(|reason| format!("\"{specifier}\": {reason}"))? else { continue };
             if candidate.extension().is_some_and(|extension| extension == "json") {
-                let way_out = "write it as a module, `export default {…};`, in a .js file, or give the handler its values in `config = {…}`";
+                let way_out =
+                    "write it as a module, `export default {…};`, in a .js file, or give the handler its values in `config = {…}`";
                 return Err(format!("\"{specifier}\" is JSON, which cannot be imported: {way_out}"));
             }
             if !is_module(&candidate) {
-                return Err(format!("\"{specifier}\" is neither JavaScript nor TypeScript: only .js, .mjs, .ts and .mts files can be imported"));
+                return Err(format!(
+                    "\"{specifier}\" is neither JavaScript nor TypeScript: only .js, .mjs, .ts and .mts files can be imported"
+                ));
             }
             return Ok(file);
         }
@@ -118,8 +124,10 @@ impl SourceFile {
         if bytes.len() as u64 > MAX_FILE {
             return Err(format!("the file is larger than {} MiB, the most a handler's file may have", MAX_FILE >> 20));
         }
-        let text = String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())?;
-        Ok(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+        }
+        String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())
     }
 }
 

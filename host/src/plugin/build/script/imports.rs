@@ -8,8 +8,8 @@ use std::{collections::BTreeSet, ops::Range};
 use oxc::{
     allocator::Allocator,
     ast::ast::{
-        Decorator, ExportAllDeclaration, ExportFromDeclaration, Expression, ImportDeclaration, ImportDeclarationSpecifier, ImportExpression,
-        ModuleExportName, StringLiteral,
+        Decorator, ExportAllDeclaration, ExportFromDeclaration, Expression, ImportDeclaration, ImportDeclarationSpecifier,
+        ImportExpression, ModuleExportName, StringLiteral,
     },
     ast_visit::{VisitMut, walk_mut},
     span::Span,
@@ -166,9 +166,38 @@ fn bundle(importer: &str) -> String {
 
 /// Modules of Node that are imported without `node:`, too.
 const NODE_MODULES: &[&str] = &[
-    "assert", "async_hooks", "buffer", "child_process", "cluster", "crypto", "dgram", "dns", "events", "fs", "http", "http2", "https", "module",
-    "net", "os", "path", "perf_hooks", "process", "querystring", "readline", "stream", "string_decoder", "timers", "tls", "tty", "url", "util",
-    "v8", "vm", "worker_threads", "zlib",
+    "assert",
+    "async_hooks",
+    "buffer",
+    "child_process",
+    "cluster",
+    "crypto",
+    "dgram",
+    "dns",
+    "events",
+    "fs",
+    "http",
+    "http2",
+    "https",
+    "module",
+    "net",
+    "os",
+    "path",
+    "perf_hooks",
+    "process",
+    "querystring",
+    "readline",
+    "stream",
+    "string_decoder",
+    "timers",
+    "tls",
+    "tty",
+    "url",
+    "util",
+    "v8",
+    "vm",
+    "worker_threads",
+    "zlib",
 ];
 
 fn exported(name: &ModuleExportName<'_>) -> String {

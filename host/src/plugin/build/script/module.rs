@@ -11,7 +11,7 @@ use oxc::{
     parser::Parser,
     semantic::SemanticBuilder,
     span::{SourceType, Span},
-    transformer::{TransformOptions, Transformer},
+    transformer::{EnvOptions, JsxOptions, Module as EsModule, TransformOptions, Transformer},
 };
 
 use super::{
@@ -59,8 +59,10 @@ impl Module {
         if file.is_typescript() {
             // Imports of which only types are used are gone after this, and are not followed.
             let scoping = checked.semantic.into_scoping();
-            let options = TransformOptions::default();
+            let env = EnvOptions { module: EsModule::Esm, ..EnvOptions::default() };
+            let options = TransformOptions { env, jsx: JsxOptions::disable(), ..TransformOptions::default() };
             let transformed = Transformer::new(&allocator, Path::new(&file.name), &options).build_with_scoping(scoping, &mut program);
+            // Also what it calls a warning: it warns of what it leaves out.
             problems.diagnosed(transformed.diagnostics)?;
         }
 
@@ -89,13 +91,13 @@ impl InFile<'_> {
         self.problems.push(self.name, Some(Place::of(self.text, span.start)), message);
     }
 
-    /// Add what oxc found. When it found errors there is no going on: what comes later would only repeat them in other words.
+    /// Add what oxc found. When it found something there is no going on: what comes later would only repeat it in other words.
     fn diagnosed(&mut self, diagnostics: Diagnostics) -> Result<(), Problems> {
-        if !diagnostics.has_errors() {
+        if diagnostics.is_empty() {
             return Ok(());
         }
-        for diagnostic in diagnostics.errors() {
-            let place = diagnostic.labels.first().map(|label| Place::of(self.text, u32::try_from(label.offset()).unwrap_or(u32::MAX)));
+        for diagnostic in &diagnostics {
+            let place = diagnostic.labels.first().map(|label| Place::of(self.text, label.offset()));
             self.problems.push(self.name, place, described(diagnostic));
         }
         std::mem::take(&mut self.problems).or(())
@@ -104,7 +106,10 @@ impl InFile<'_> {
 
 /// `message (label): help`
 fn described(diagnostic: &OxcDiagnostic) -> String {
-    let mut message = diagnostic.message.to_string();
+    if diagnostic.message.contains("JSX") {
+        return "JSX is not supported: bundle it first, for instance with esbuild".to_owned();
+    }
+    let mut message = diagnostic.message.trim_end_matches('.').to_owned();
     if let Some(label) = diagnostic.labels.first().and_then(|label| label.label()) {
         message.push_str(&format!(" ({label})"));
     }

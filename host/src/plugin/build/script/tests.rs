@@ -56,7 +56,10 @@ fn a_byte_order_mark_is_not_part_of_the_text() {
 fn relative_imports_are_followed_and_spelt_out() {
     let files = Files::new(&[
         ("koksmat.toml", ""),
-        ("handlers/a.ts", "import { one } from '../lib/one';\nimport two from './two.js';\nimport './three';\nexport function handle() { return one + two }"),
+        (
+            "handlers/a.ts",
+            "import { one } from '../lib/one';\nimport two from './two.js';\nimport './three';\nexport function handle() { return one + two }",
+        ),
         ("lib/one.js", "export * from './deep'; export const one = 1;"),
         ("lib/deep/index.mjs", "export const deep = 2; export const late = () => import('../late');"),
         ("lib/late.mts", "export const late: number = 3;"),
@@ -65,8 +68,7 @@ fn relative_imports_are_followed_and_spelt_out() {
     ]);
     let script = files.read("handlers/a.ts").unwrap();
     let names: Vec<_> = script.modules.iter().map(|(name, _)| name.as_str()).collect();
-    let expected =
-        ["handlers/a.ts", "lib/one.js", "handlers/two.ts", "handlers/three/index.ts", "lib/deep/index.mjs", "lib/late.mts"];
+    let expected = ["handlers/a.ts", "lib/one.js", "handlers/two.ts", "handlers/three/index.ts", "lib/deep/index.mjs", "lib/late.mts"];
     assert_eq!(names, expected);
     let source = |name: &str| script.modules.iter().find(|(module, _)| module == name).unwrap().1.as_str();
     assert!(source("handlers/a.ts").contains("\"../lib/one.js\""), "{}", source("handlers/a.ts"));
@@ -171,6 +173,7 @@ fn what_else_cannot_be_followed_says_why() {
         ("import x from './y'", "\"./y\" is not there: looked for y, y.js, y.ts, y.mjs, y.mts, y/index.js, "),
         ("const x = 'y'; import('./' + x)", "literal string"),
         ("class A { @dec x = 1 }; function dec() {}", "decorators"),
+        ("const x = <div/>", "JSX is not supported"),
     ];
     for (code, reason) in reasons {
         let text = complaint("a.js", code);
@@ -223,7 +226,9 @@ fn a_file_without_a_handler_is_refused() {
         "export * from './b.js'",
         "export const { handle } = { handle() {} }",
     ] {
-        Files::new(&[("a.js", fine), ("b.js", "export function handle() {}")]).read("a.js").unwrap_or_else(|error| panic!("{fine}: {error}"));
+        Files::new(&[("a.js", fine), ("b.js", "export function handle() {}")])
+            .read("a.js")
+            .unwrap_or_else(|error| panic!("{fine}: {error}"));
     }
     assert!(Files::new(&[("a.ts", "export type handle = string;")]).read("a.ts").is_err());
 }
@@ -289,7 +294,10 @@ fn a_file_outside_the_project_is_not_read() {
     let outside = "leads out of the project's folder";
     let text = files.read("shop/handlers/a.js").unwrap_err().to_string();
     assert!(text.starts_with("handlers/a.js:1:8: ../../secret.js") && text.contains(outside) && text.lines().count() == 1, "{text}");
-    assert!(files.read("alone/a.js").unwrap_err().to_string().contains(outside), "without koksmat.toml the project is the script's own folder");
+    assert!(
+        files.read("alone/a.js").unwrap_err().to_string().contains(outside),
+        "without koksmat.toml the project is the script's own folder"
+    );
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(files.path("secret.js"), files.path("shop/handlers/link.js")).unwrap();
@@ -336,4 +344,16 @@ fn the_digest_is_that_of_everything_that_matters() {
     assert_eq!(digest, files(handler, "export {}"), "the same in another folder");
     assert_ne!(digest, files(handler, "export {};"));
     assert_ne!(digest, files(&format!("\n{handler}"), "export {}"), "the same code from another line has other positions");
+}
+
+#[test]
+fn typescript_that_has_no_javascript_is_refused() {
+    for (code, reason) in [
+        ("import fs = require('fs'); fs.x", "Import assignment cannot be used"),
+        ("namespace N { export let x = 1 }", "Namespaces exporting non-const are not supported"),
+        ("export = 3", "An export assignment cannot be used"),
+    ] {
+        let text = complaint("a.ts", code);
+        assert!(text.starts_with("a.ts:1:") && text.contains(reason), "{code}: {text}");
+    }
 }

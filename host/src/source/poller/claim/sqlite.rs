@@ -96,12 +96,7 @@ async fn claim(transaction: &mut Transaction<'_, Db>, table: &Table, owner: &str
 }
 
 /// Complete claims, all or none. How many of them had been lost: their lease ended and somebody else claimed the row.
-pub(super) async fn complete(
-    db: &mut Sqlite,
-    table: &Table,
-    owner: &str,
-    claims: &[(Claim, Completion)],
-) -> Result<usize, DatabaseError> {
+pub(super) async fn complete(db: &mut Sqlite, table: &Table, owner: &str, claims: &[(Claim, Completion)]) -> Result<usize, DatabaseError> {
     let connection = db.connection().await?;
     let completed = try_complete(connection, table, owner, claims).await;
     db.check("marking rows", completed)
@@ -190,7 +185,8 @@ async fn try_sweep(connection: &mut SqliteConnection, table: &Table, from: Optio
         keys.push((columns.remove(0).1, gone.is_true()));
     }
     if keys.iter().any(|(_, gone)| *gone) {
-        let statement = format!("DELETE FROM koksmat_claims AS c WHERE {OURS} AND row_key = ?3 AND (done_at IS NOT NULL OR {FREE}) AND {gone}");
+        let statement =
+            format!("DELETE FROM koksmat_claims AS c WHERE {OURS} AND row_key = ?3 AND (done_at IS NOT NULL OR {FREE}) AND {gone}");
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         for (key, _) in keys.iter().filter(|(_, gone)| *gone) {
             bind(ours(statement.clone(), table), key).execute(&mut *transaction).await?;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a statement waits for another process that holds the lock.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(2);
 
 /// A SQLite database.
 pub(in crate::source::poller) struct Sqlite {

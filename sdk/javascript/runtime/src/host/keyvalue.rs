@@ -9,7 +9,7 @@ use crate::bindings::koksmat::plugin::counters;
 use crate::bindings::wasi::keyvalue::{atomics, store};
 use crate::errors::{Kind, caught, describe, throw};
 use crate::phase::require_handling;
-use crate::values::{byte_array, bytes, coerced, json, show, string_argument};
+use crate::values::{byte_array, bytes, coerced, json, parse_json, show, string_argument};
 
 pub fn object<'js>(ctx: &Ctx<'js>) -> Result<Object<'js>, Error> {
     Methods::of(ctx, "keyvalue")?
@@ -79,7 +79,7 @@ fn get_json<'js>(ctx: Ctx<'js>, key: Opt<Value<'js>>) -> Result<Value<'js>, Erro
     let Some(bytes) = call.read()? else {
         return Ok(Value::new_undefined(ctx));
     };
-    ctx.json_parse(lossy(&bytes).into_owned()).map_err(|error| {
+    parse_json(&ctx, &lossy(&bytes)).map_err(|error| {
         let why = describe(&ctx, &caught(&ctx, error));
         call.wrong(Kind::Error, &format!("the value is not JSON: {}", why.lines().next().unwrap_or_default()))
     })

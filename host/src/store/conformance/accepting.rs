@@ -1,0 +1,96 @@
+//! Accepting events.
+
+use super::*;
+
+pub(crate) async fn an_event_becomes_a_task_for_each_handler(store: Arc<dyn Store>) {
+    let acceptance = Acceptance { handlers: vec![subscriber("invoice"), subscriber("ship")], hops: 3, ..order("1") };
+    let event = acceptance.event.clone();
+    accept(&*store, acceptance).await;
+    let tasks = store.claim(vec![want("invoice", 9), want("ship", 9), want("other", 9)]).await.unwrap();
+    assert_eq!(tasks.iter().map(|task| &*task.handler).collect::<Vec<_>>(), ["invoice", "ship"]);
+    for task in &tasks {
+        assert_eq!(task.event, event);
+        assert_eq!((&*task.source, &*task.kind, task.key.as_deref(), task.hops), ("orders", "webhook", Some("1"), 3));
+        assert_eq!((task.attempts, task.history.len(), task.suspect), (0, 0, false));
+    }
+}
+
+pub(crate) async fn a_repeated_event_is_a_duplicate_with_the_first_id(store: Arc<dyn Store>) {
+    accept(&*store, order("1")).await;
+    let again = Acceptance { event: event("2"), ..order("1") };
+    assert_eq!(store.accept(again.clone()).await.unwrap(), Accepted::Duplicate { id: "1".into() });
+    let task = claim_one(&*store).await;
+    assert_eq!(store.commit(settling(&task, done())).await.unwrap(), Committed::Yes);
+    assert_eq!(store.accept(again).await.unwrap(), Accepted::Duplicate { id: "1".into() }, "also when it is handled");
+    assert!(claim(&*store).await.is_empty());
+}
+
+pub(crate) async fn an_event_without_a_key_is_never_a_duplicate(store: Arc<dyn Store>) {
+    let nameless = Acceptance { key: None, ..order("1") };
+    accept(&*store, nameless.clone()).await;
+    accept(&*store, nameless).await;
+    assert_eq!(claim(&*store).await.len(), 2);
+}
+
+pub(crate) async fn a_key_belongs_to_its_tenant_and_source(store: Arc<dyn Store>) {
+    accept(&*store, order("1")).await;
+    accept(&*store, Acceptance { tenant: Tenant::new("acme"), ..order("1") }).await;
+    accept(&*store, Acceptance { source: "returns".into(), ..order("1") }).await;
+    assert_eq!(claim(&*store).await.len(), 1);
+    let theirs = Want { tenant: Tenant::new("acme"), ..want("invoice", 9) };
+    assert_eq!(store.claim(vec![theirs]).await.unwrap().len(), 1);
+}
+
+pub(crate) async fn a_full_backlog_refuses_and_changes_nothing(store: Arc<dyn Store>) {
+    let bounded = |id: &str| Acceptance { backlog: Some(2), ..order(id) };
+    accept(&*store, bounded("1")).await;
+    accept(&*store, bounded("2")).await;
+    assert_eq!(store.accept(bounded("3")).await.unwrap(), Accepted::Full);
+    assert_eq!(store.accept(bounded("1")).await.unwrap(), Accepted::Duplicate { id: "1".into() }, "what is known needs no room");
+    accept(&*store, Acceptance { source: "returns".into(), ..bounded("3") }).await;
+    let tasks = claim(&*store).await;
+    assert_eq!(store.accept(bounded("3")).await.unwrap(), Accepted::Full, "a running task takes room");
+    store.commit(settling(&tasks[0], done())).await.unwrap();
+    accept(&*store, bounded("3")).await;
+}
+
+pub(crate) async fn state_is_written_with_the_event_or_not_at_all(store: Arc<dyn Store>) {
+    let remembering = |id: &str, last: &str| Acceptance { state: vec![("last".into(), Some(last.into()))], backlog: Some(2), ..order(id) };
+    let state = async || store.state(tenant(), "orders".into(), String::new()).await.unwrap();
+    accept(&*store, remembering("1", "one")).await;
+    assert_eq!(state().await, [("last".to_owned(), b"one".to_vec())]);
+    store.accept(remembering("1", "two")).await.unwrap();
+    assert_eq!(state().await, [("last".to_owned(), b"one".to_vec())], "a duplicate writes nothing");
+    accept(&*store, remembering("2", "three")).await;
+    store.accept(remembering("3", "four")).await.unwrap();
+    assert_eq!(state().await, [("last".to_owned(), b"three".to_vec())], "a refused event writes nothing");
+}
+
+pub(crate) async fn an_event_nobody_wants_is_a_dead_letter(store: Arc<dyn Store>) {
+    accept(&*store, Acceptance { handlers: Vec::new(), ..order("1") }).await;
+    let letters = store.dead_letters(all_letters()).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].reason.as_str(), &letters[0].handler, &letters[0].event), ("no route", &None, &*event("1")));
+}
+
+pub(crate) async fn an_event_nobody_wants_may_be_ignored_but_its_key_is_kept(store: Arc<dyn Store>) {
+    let ignored =
+        Acceptance { handlers: Vec::new(), dead_letter_unmatched: false, state: vec![("last".into(), Some(b"1".to_vec()))], ..order("1") };
+    accept(&*store, ignored.clone()).await;
+    assert!(store.dead_letters(all_letters()).await.unwrap().is_empty());
+    assert_eq!(store.accept(ignored).await.unwrap(), Accepted::Duplicate { id: "1".into() });
+    assert_eq!(store.state(tenant(), "orders".into(), "last".into()).await.unwrap().len(), 1);
+}
+
+pub(crate) async fn state_is_listed_by_prefix_and_forgotten(store: Arc<dyn Store>) {
+    let entries = ["window/a", "window/b", "windows", "other"].map(|name| (name.to_owned(), Some(name.as_bytes().to_vec())));
+    store.set_state(tenant(), "orders".into(), entries.to_vec()).await.unwrap();
+    store.set_state(tenant(), "orders".into(), vec![("window/a".into(), None), ("none".into(), None)]).await.unwrap();
+    let names = async |source: &str, prefix: &str| {
+        let entries = store.state(tenant(), source.into(), prefix.into()).await.unwrap();
+        entries.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(names("orders", "window/").await, ["window/b"]);
+    assert_eq!(names("orders", "").await, ["other", "window/b", "windows"]);
+    assert!(names("returns", "").await.is_empty());
+}

@@ -1,0 +1,94 @@
+//! Dead letters, and forgetting.
+
+use std::time::Duration;
+
+use super::*;
+use crate::store::{Reroute, Retention};
+
+fn nowhere() -> Arc<Reroute> {
+    Arc::new(|_| Vec::new())
+}
+
+async fn kill(store: &dyn Store, id: &str) {
+    accept(store, order(id)).await;
+    let task = claim_one(store).await;
+    assert_eq!(store.commit(settling(&task, dead("no"))).await.unwrap(), Committed::Yes);
+}
+
+pub(crate) async fn letters_are_found_by_what_they_belong_to(store: Arc<dyn Store>) {
+    kill(&*store, "1").await;
+    kill(&*store, "2").await;
+    accept(&*store, Acceptance { source: "returns".into(), handlers: Vec::new(), ..order("3") }).await;
+    accept(&*store, Acceptance { tenant: Tenant::new("acme"), handlers: Vec::new(), ..order("4") }).await;
+    let found = async |query: DeadLetterQuery| {
+        let letters = store.dead_letters(query).await.unwrap();
+        letters.into_iter().map(|letter| letter.event.id).collect::<Vec<_>>()
+    };
+    assert_eq!(found(all_letters()).await, ["1", "2", "3", "4"]);
+    assert_eq!(found(DeadLetterQuery { limit: 1, ..all_letters() }).await, ["1"]);
+    let first = store.dead_letters(all_letters()).await.unwrap()[0].id;
+    assert_eq!(found(DeadLetterQuery { after: first, limit: 2, ..all_letters() }).await, ["2", "3"]);
+    assert_eq!(found(DeadLetterQuery { id: Some(first), ..all_letters() }).await, ["1"]);
+    assert_eq!(found(DeadLetterQuery { handler: Some("invoice".into()), ..all_letters() }).await, ["1", "2"]);
+    assert_eq!(found(DeadLetterQuery { source: Some("returns".into()), ..all_letters() }).await, ["3"]);
+    assert_eq!(found(DeadLetterQuery { tenant: Some(Tenant::new("acme")), ..all_letters() }).await, ["4"]);
+}
+
+pub(crate) async fn a_replayed_letter_is_a_new_call(store: Arc<dyn Store>) {
+    for id in ["1", "2", "3"] {
+        kill(&*store, id).await;
+    }
+    assert_eq!(store.replay(DeadLetterQuery { limit: 2, ..all_letters() }, nowhere()).await.unwrap(), 2);
+    assert_eq!(store.dead_letters(all_letters()).await.unwrap().len(), 1);
+    let tasks = claim(&*store).await;
+    assert_eq!(ids(&tasks), ["1", "2"]);
+    for task in &tasks {
+        assert_eq!((task.attempts, task.history.len()), (0, 0));
+        assert!(task.key.is_some(), "it is recognised as before");
+        let call = settling(task, done()).call;
+        assert_eq!(store.settled(call).await.unwrap(), None);
+        assert_eq!(store.commit(settling(task, done())).await.unwrap(), Committed::Yes);
+    }
+    assert_eq!(store.accept(order("1")).await.unwrap(), Accepted::Duplicate { id: "1".into() });
+}
+
+pub(crate) async fn a_letter_without_a_handler_is_routed_again(store: Arc<dyn Store>) {
+    for id in 0..100 {
+        accept(&*store, Acceptance { handlers: Vec::new(), ..order(&id.to_string()) }).await;
+    }
+    assert_eq!(store.replay(all_letters(), nowhere()).await.unwrap(), 0);
+    assert_eq!(store.dead_letters(all_letters()).await.unwrap().len(), 100, "they stay");
+    let odd: Arc<Reroute> = Arc::new(|letter| match letter.event.id.parse::<u32>() {
+        Ok(id) if id % 2 == 1 => vec![subscriber("invoice"), subscriber("ship")],
+        _ => Vec::new(),
+    });
+    assert_eq!(store.replay(all_letters(), odd).await.unwrap(), 50);
+    assert_eq!(store.dead_letters(all_letters()).await.unwrap().len(), 50);
+    assert_eq!(store.claim(vec![want("invoice", 99), want("ship", 99)]).await.unwrap().len(), 100);
+}
+
+pub(crate) async fn purged_letters_are_gone(store: Arc<dyn Store>) {
+    for id in 0..100 {
+        accept(&*store, Acceptance { handlers: Vec::new(), ..order(&id.to_string()) }).await;
+    }
+    kill(&*store, "wanted").await;
+    assert_eq!(store.purge(DeadLetterQuery { handler: Some("invoice".into()), ..all_letters() }).await.unwrap(), 1);
+    assert_eq!(store.purge(DeadLetterQuery { limit: 70, ..all_letters() }).await.unwrap(), 70);
+    assert_eq!(store.purge(all_letters()).await.unwrap(), 30);
+    assert!(store.dead_letters(all_letters()).await.unwrap().is_empty());
+}
+
+pub(crate) async fn what_is_old_is_forgotten_but_not_while_a_task_needs_it(store: Arc<dyn Store>) {
+    let (everything, nothing) = (Duration::ZERO, Duration::from_secs(3600));
+    accept(&*store, Acceptance { handlers: vec![subscriber("invoice"), subscriber("ship")], ..order("half") }).await;
+    let half = claim_one(&*store).await;
+    store.commit(settling(&half, done())).await.unwrap();
+    kill(&*store, "whole").await;
+    assert_eq!(store.expire(Retention { settled: nothing, dead_letters: nothing }).await.unwrap(), 0);
+    assert_eq!(store.expire(Retention { settled: nothing, dead_letters: everything }).await.unwrap(), 1);
+    assert!(store.dead_letters(all_letters()).await.unwrap().is_empty());
+    assert_eq!(store.expire(Retention { settled: everything, dead_letters: nothing }).await.unwrap(), 2);
+    accept(&*store, order("whole")).await;
+    assert_eq!(store.accept(order("half")).await.unwrap(), Accepted::Duplicate { id: "half".into() });
+    assert!(store.settled(settling(&half, done()).call).await.unwrap().is_some());
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# All tests of Koksmat, with their set-up: guests for the wasm target, clients from npm, the binary, then every test.
+#
+# Needs a Rust toolchain and Node.js; on Debian, as root, what else is missing is installed. Arguments go to `cargo test`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+if ! command -v npm >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing Node.js"
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm
+    else
+        echo "tests/run.sh: Node.js with npm is needed for the independent webhook clients; install it and run this again" >&2
+        exit 1
+    fi
+fi
+
+say "guests"
+tests/guests/build.sh
+
+say "independent clients (npm)"
+stamp=tests/clients/node_modules/.lock-of-this-tree
+if ! cmp -s tests/clients/package-lock.json "$stamp" 2>/dev/null; then
+    (cd tests/clients && npm ci --no-audit --no-fund --ignore-scripts)
+    cp tests/clients/package-lock.json "$stamp"
+fi
+
+say "the binary and the tests"
+cargo build --locked -p koksmat -p embedding
+cargo test --locked --workspace "$@"

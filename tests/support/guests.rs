@@ -1,0 +1,29 @@
+//! The components of `tests/guests`, built once by their script.
+
+use std::{path::PathBuf, process::Command, sync::OnceLock};
+
+/// The core module of a guest; the host encodes it.
+pub fn core_module(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let root = crate::repository();
+    BUILT.get_or_init(|| {
+        let status = Command::new(root.join("tests/guests/build.sh")).stdout(std::process::Stdio::null()).status().unwrap();
+        assert!(status.success(), "tests/guests/build.sh failed: {status}");
+    });
+    let path = root.join("target/guests").join(format!("{name}.wasm"));
+    assert!(path.is_file(), "there is no guest `{name}`");
+    path
+}
+
+/// The settings a compiler needs to build Rust guests where rustup has no wasm target: what `tests/guests/build.sh --env` prints.
+pub fn toolchain() -> Vec<(String, String)> {
+    core_module("stock");
+    let output = Command::new(crate::repository().join("tests/guests/build.sh")).arg("--env").output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |line: &str| {
+        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+        Some((name.to_owned(), value.trim_matches(['\'', '"']).to_owned()))
+    };
+    text.lines().filter_map(line).collect()
+}

@@ -1,0 +1,154 @@
+//! The real binary, as a process of its own.
+
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+};
+
+use crate::Folder;
+
+/// `koksmat run FOLDER`
+pub struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    lines: watch::Receiver<usize>,
+    pub listen: String,
+    pub admin: String,
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub log: Vec<String>,
+}
+
+impl Ended {
+    /// The ledger line, which must be the only one on standard output.
+    pub fn ledger(&self) -> serde_json::Value {
+        assert_eq!(self.stdout.lines().count(), 1, "standard output holds one line: {:?}\n{}", self.stdout, self.log.join("\n"));
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+/// The binary under test; `KOKSMAT_BIN` names another one.
+pub fn binary() -> std::path::PathBuf {
+    if let Some(binary) = std::env::var_os("KOKSMAT_BIN") {
+        return binary.into();
+    }
+    let tests = std::env::current_exe().unwrap();
+    let binary = tests.parent().and_then(Path::parent).unwrap().join("koksmat");
+    assert!(binary.is_file(), "{} is not there: `cargo build -p koksmat` makes it (tests/run.sh does)", binary.display());
+    binary
+}
+
+/// `koksmat ARGUMENTS`, to its end.
+pub async fn koksmat(folder: &Path, arguments: &[&str]) -> Ended {
+    let output = Command::new(binary()).args(arguments).current_dir(folder).kill_on_drop(true).output();
+    let output = crate::within(&format!("koksmat {}", arguments.join(" ")), output).await.unwrap();
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        log: String::from_utf8(output.stderr).unwrap().lines().map(str::to_owned).collect(),
+    }
+}
+
+impl Process {
+    /// Start it and wait until its sources take events.
+    pub async fn start(folder: &Folder) -> Self {
+        Self::start_with(folder, &[]).await
+    }
+
+    /// The same with these environment variables.
+    pub async fn start_with(folder: &Folder, environment: &[(&str, &str)]) -> Self {
+        let mut process = Self::spawn(folder, environment);
+        let line = process.line("runs listen=").await;
+        let field = |name: &str| line.split(&format!("{name}=")).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        (process.listen, process.admin) = (field("listen"), field("admin"));
+        let ready = format!("http://{}/readyz", process.admin);
+        crate::until("readiness", || async {
+            (crate::host::request(&ready, "GET", &[], Default::default()).await.status == 200).then_some(())
+        })
+        .await;
+        process
+    }
+
+    /// Start it and wait for nothing.
+    pub fn spawn(folder: &Folder, environment: &[(&str, &str)]) -> Self {
+        folder.write();
+        let mut command = Command::new(binary());
+        command.arg("run").arg(folder.path()).envs(environment.iter().copied()).env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let (count, lines) = watch::channel(0);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let writer = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                writer.lock().unwrap().push(line);
+                count.send_modify(|n| *n += 1);
+            }
+        });
+        Self { child, log, lines, listen: String::new(), admin: String::new() }
+    }
+
+    /// Wait for a line of the log that contains `text`.
+    pub async fn line(&mut self, text: &str) -> String {
+        crate::within(&format!("a log line with `{text}`"), async {
+            loop {
+                if let Some(line) = self.log().into_iter().find(|line| line.contains(text)) {
+                    return line;
+                }
+                if self.lines.changed().await.is_err() {
+                    panic!("the process ended without a line with `{text}`:\n{}", self.log().join("\n"));
+                }
+            }
+        })
+        .await
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// Send a signal: `TERM`, `INT`, `KILL`, `STOP`.
+    pub async fn signal(&self, signal: &str) {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().await.unwrap();
+        assert!(status.success());
+    }
+
+    /// SIGTERM, and wait for the end.
+    pub async fn stop(self) -> Ended {
+        self.signal("TERM").await;
+        self.ended().await
+    }
+
+    /// Wait for the end.
+    pub async fn ended(mut self) -> Ended {
+        let mut stdout = String::new();
+        let mut pipe = self.child.stdout.take().unwrap();
+        crate::within("the process to close its output", pipe.read_to_string(&mut stdout)).await.unwrap();
+        let status = crate::within("the process to end", self.child.wait()).await.unwrap();
+        while self.lines.changed().await.is_ok() {}
+        Ended { code: status.code(), stdout, log: self.log() }
+    }
+
+    /// POST to the listener.
+    pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<hyper::body::Bytes>) -> crate::host::Reply {
+        crate::host::request(&format!("http://{}{path}", self.listen), "POST", headers, body.into()).await
+    }
+}
