@@ -13,13 +13,13 @@ use crate::config::{Secret, StoreConfig};
 
 /// The token and where it is kept.
 #[derive(Debug, Clone)]
-pub struct Token {
+pub(crate) struct Token {
     secret: Secret,
 }
 
 impl Token {
     /// The file that holds the token of a host with this store; none: it is made anew for each process and kept nowhere.
-    pub fn file(store: &StoreConfig) -> Option<PathBuf> {
+    pub(crate) fn file(store: &StoreConfig) -> Option<PathBuf> {
         match store {
             StoreConfig::Sqlite(path) => Some(path.with_file_name("token")),
             StoreConfig::Memory => None,
@@ -30,7 +30,7 @@ impl Token {
     ///
     /// # Errors
     /// When the file can be neither read nor written.
-    pub fn open(store: &StoreConfig) -> anyhow::Result<Self> {
+    pub(crate) fn open(store: &StoreConfig) -> anyhow::Result<Self> {
         let Some(file) = Self::file(store) else {
             return Ok(Self { secret: Secret::new(new_token(), "memory") });
         };
@@ -49,7 +49,7 @@ impl Token {
     }
 
     /// The token.
-    pub fn secret(&self) -> &Secret {
+    pub(crate) fn secret(&self) -> &Secret {
         &self.secret
     }
 }

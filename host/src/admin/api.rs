@@ -119,13 +119,16 @@ mod erased {
 }
 
 impl Which {
-    /// One command must not change everything by leaving something out.
-    fn query(self) -> Result<DeadLetterQuery, Response> {
-        if self.id.is_none() && self.handler.is_none() && self.source.is_none() && !self.all {
-            return Err(problem(StatusCode::BAD_REQUEST, "say which: `id`, `handler`, `source`, or `all=true`"));
-        }
-        Ok(DeadLetterQuery { id: self.id, tenant: None, handler: self.handler, source: self.source, after: 0, limit: usize::MAX })
+    /// `None`: nothing was said; one command must not change everything by leaving something out.
+    fn query(self) -> Option<DeadLetterQuery> {
+        let said = self.id.is_some() || self.handler.is_some() || self.source.is_some() || self.all;
+        let query = DeadLetterQuery { id: self.id, tenant: None, handler: self.handler, source: self.source, after: 0, limit: usize::MAX };
+        said.then_some(query)
     }
+}
+
+fn say_which() -> Response {
+    problem(StatusCode::BAD_REQUEST, "say which: `id`, `handler`, `source`, or `all=true`")
 }
 
 async fn list(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
@@ -152,10 +155,7 @@ pub(crate) fn shown(letter: &DeadLetter) -> serde_json::Value {
 }
 
 async fn replay(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
-    let query = match which.query() {
-        Ok(query) => query,
-        Err(response) => return response,
-    };
+    let Some(query) = which.query() else { return say_which() };
     let (generation, bell) = (admin.generation.load_full(), admin.bell.clone());
     let route = move |letter: &DeadLetter| -> Vec<Subscriber> {
         let origin = Origin { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), kind: letter.kind.as_str().into() };
@@ -181,10 +181,7 @@ async fn replay(State(admin): State<Admin>, Query(which): Query<Which>) -> Respo
 }
 
 async fn purge(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
-    let query = match which.query() {
-        Ok(query) => query,
-        Err(response) => return response,
-    };
+    let Some(query) = which.query() else { return say_which() };
     match admin.store.purge(query).await {
         Ok(count) => json(StatusCode::OK, &serde_json::json!({ "purged": count })),
         Err(error) => store_error(&error),

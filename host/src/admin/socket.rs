@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The socket of a host with this store; a host whose store is in memory has none.
-pub fn path(store: &StoreConfig) -> Option<PathBuf> {
+pub(crate) fn path(store: &StoreConfig) -> Option<PathBuf> {
     match store {
         StoreConfig::Sqlite(file) => Some(file.with_file_name("koksmat.sock")),
         StoreConfig::Memory => None,

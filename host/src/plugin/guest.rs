@@ -1,6 +1,10 @@
 //! The host's side of one call: what the capabilities work on. Made for a call, dropped with it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -10,14 +14,15 @@ use crate::{
     config::HandlerConfig,
     event::Event,
     plugin::{
+        Call, Handler,
         capability::{
-            http::{Outbound, OutboundCall},
+            http::OutboundCall,
             logging::{CallLog, Stdio, StdioLevel},
         },
         effects::CallEffects,
         limits::{HEADER_BYTES, Limiter},
     },
-    store::{CallId, Holder, Store},
+    store::{CallId, Store},
 };
 
 /// An event a call emitted.
@@ -53,18 +58,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(
-        id: CallId,
-        handler: Arc<HandlerConfig>,
-        queues: Arc<HashSet<String>>,
-        store: Arc<dyn Store>,
-        outbound: Outbound,
-        holder: Holder,
-        idempotency_key: Arc<str>,
-        hops: u32,
-        deadline: std::time::Instant,
-        log: CallLog,
-    ) -> Self {
+    pub(crate) fn new(handler: &Handler, call: &Call, deadline: Instant, log: CallLog) -> Self {
         let stdio = |level| Stdio { log: log.clone(), level };
         let wasi = WasiCtx::builder()
             .stdout(stdio(StdioLevel::Out))
@@ -78,13 +72,13 @@ impl Guest {
         http.set_field_size_limit(HEADER_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(crate::plugin::limits::HANDLES);
-        let outbound = OutboundCall::new(outbound, store.clone(), id.tenant.clone(), holder, idempotency_key, hops, deadline);
+        let outbound = OutboundCall::new(handler.outbound.clone(), handler.store.clone(), call, deadline);
         Self {
-            limiter: Limiter::new(handler.memory),
-            id,
-            handler,
-            queues,
-            store,
+            limiter: Limiter::new(handler.config.memory),
+            id: call.id.clone(),
+            handler: handler.config.clone(),
+            queues: handler.queues.clone(),
+            store: handler.store.clone(),
             effects: CallEffects::default(),
             log,
             host_failure: None,

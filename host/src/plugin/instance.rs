@@ -72,18 +72,7 @@ impl Handler {
         let started = Instant::now();
         let deadline = started + self.config.timeout;
         let log = CallLog::new(call.id.tenant.as_str().into(), call.id.handler.clone(), call.event.id.as_str().into(), call.attempt);
-        let guest = Guest::new(
-            call.id.clone(),
-            self.config.clone(),
-            self.queues.clone(),
-            self.store.clone(),
-            self.outbound.clone(),
-            call.holder,
-            call.idempotency_key.clone(),
-            call.hops,
-            deadline,
-            log.clone(),
-        );
+        let guest = Guest::new(self, &call, deadline, log.clone());
         let code = self.code.load_full();
         let mut store = Store::new(code.pre.engine(), guest);
         store.limiter(|guest| &mut guest.limiter);

@@ -62,7 +62,7 @@ impl Ticking {
         std::thread::spawn(move || {
             while ticking.load(Ordering::Relaxed) {
                 ENGINE.increment_epoch();
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::park_timeout(Duration::from_millis(5));
             }
         });
         Self(on)

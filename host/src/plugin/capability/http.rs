@@ -29,7 +29,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::{
     config,
-    plugin::effects::CallEffects,
+    plugin::{Call, effects::CallEffects},
     store::{Holder, Read, Store},
     tenant::Tenant,
 };
@@ -213,22 +213,14 @@ pub(crate) struct OutboundCall {
 }
 
 impl OutboundCall {
-    pub(crate) fn new(
-        outbound: Outbound,
-        store: Arc<dyn Store>,
-        tenant: Tenant,
-        holder: Holder,
-        idempotency_key: Arc<str>,
-        hops: u32,
-        deadline: Instant,
-    ) -> Self {
+    pub(crate) fn new(outbound: Outbound, store: Arc<dyn Store>, call: &Call, deadline: Instant) -> Self {
         Self {
             outbound,
             store,
-            tenant,
-            holder,
-            idempotency_key,
-            hops,
+            tenant: call.id.tenant.clone(),
+            holder: call.holder,
+            idempotency_key: call.idempotency_key.clone(),
+            hops: call.hops,
             deadline,
             counts: HashMap::new(),
             requests: 0,
@@ -291,13 +283,14 @@ impl WasiHttpHooks for OutboundCall {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let key = self.key_of(&method, &uri);
         let headers = request.headers_mut();
-        if method != Method::GET && method != Method::HEAD && !headers.contains_key("idempotency-key") {
-            if let Ok(value) = HeaderValue::from_str(&key) {
-                headers.insert("idempotency-key", value);
-            }
+        let has_body = method != Method::GET && method != Method::HEAD;
+        if has_body
+            && !headers.contains_key("idempotency-key")
+            && let Ok(value) = HeaderValue::from_str(&key)
+        {
+            headers.insert("idempotency-key", value);
         }
         headers.insert(HOPS_HEADER, HeaderValue::from(self.hops + 1));
-        let has_body = method != Method::GET && method != Method::HEAD;
         let hold = (has_body && !(self.reads.is_empty() && self.writes.is_empty()) && !self.holds()).then(|| Hold {
             store: self.store.clone(),
             tenant: self.tenant.clone(),

@@ -15,6 +15,7 @@ use crate::{
 
 /// The tenant's keys: there is one bucket.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Bucket;
 
 /// The longest key, in bytes.
