@@ -53,6 +53,11 @@ pub(crate) fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
+/// The operators' calls on a store without a host: dead letters can be looked at, replayed and purged.
+pub(crate) fn offline(store: Arc<dyn Store>) -> Router {
+    api::offline_router().with_state(store)
+}
+
 async fn readyz(State(admin): State<Admin>) -> Response {
     let report = admin.health.report();
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -98,5 +103,11 @@ pub(crate) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response
     match serde_json::to_vec(body) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+impl axum::extract::FromRef<Admin> for Arc<dyn Store> {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.store.clone()
     }
 }

@@ -88,7 +88,10 @@ pub enum Intake {
     /// Acknowledged when handled: a failed call is parked in the store so that its source can go on.
     Direct,
     /// Someone waits for the answer and tries again by himself: one attempt, nothing is parked.
-    Reply,
+    Reply {
+        /// Requests of handlers between this event and one from outside.
+        hops: u32,
+    },
     /// A claimed task of our own store: one handler, attempts counted in its row.
     Task(Box<Task>),
 }

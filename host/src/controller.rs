@@ -123,7 +123,7 @@ impl Controller {
         let generation = self.generation.load_full();
         let routed = match &delivery.intake {
             Intake::Task(task) => router::of_task(&generation, task),
-            Intake::Direct | Intake::Reply => router::route(&generation, &delivery.origin, &delivery.event),
+            Intake::Direct | Intake::Reply { .. } => router::route(&generation, &delivery.origin, &delivery.event),
         };
         if routed.is_empty() {
             let policy = generation.unmatched(&delivery.origin);

@@ -39,7 +39,7 @@ use crate::{
         webhook::WebhookSource,
     },
     store::{Retention, Store, sqlite::SqliteStore},
-    task,
+    task, telemetry,
     tenant::Tenant,
     token::Token,
 };
@@ -101,6 +101,9 @@ impl HostBuilder {
         let HostBuilder { config, sources: own } = self;
         let health = Health::default();
         let ledgers = Ledgers::default();
+
+        // Metrics first: whoever counts asks for its counters once.
+        let _ = telemetry::metrics();
 
         // Store.
         let store = open_store(&config).await.map_err(phase("store"))?;

@@ -5,6 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+/// How many emits or requests of handlers may lie between an event and one from outside: a ring of handlers that call each other ends here.
+pub(crate) const MAX_HOPS: u32 = 16;
+
+/// The header of an outbound request that counts them.
+pub(crate) const HOPS_HEADER: &str = "koksmat-hops";
+
 /// What happens to a call after its handler was run once.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {

@@ -17,7 +17,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use arc_swap::ArcSwap;
 
-use crate::{config::HandlerConfig, store::Store};
+use crate::{config::HandlerConfig, store::Store, telemetry::CallMetrics};
 
 pub use engine::{Capacity, Engine};
 pub use guest::Emission;
@@ -43,6 +43,7 @@ pub struct Handler {
     pub(crate) queues: Arc<HashSet<String>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) outbound: Outbound,
+    pub(crate) metrics: CallMetrics,
 }
 
 impl Handler {

@@ -89,6 +89,8 @@ pub struct AcceptRequest {
     pub backlog: Option<u64>,
     /// What the source remembers from now on, written with the event. `None` forgets.
     pub state: Vec<(String, Option<Vec<u8>>)>,
+    /// Requests of handlers between this event and one from outside: 0 for what a handler has nothing to do with.
+    pub hops: u32,
 }
 
 impl SourceContext {
@@ -111,8 +113,9 @@ impl SourceContext {
     }
 
     /// Like [`send`](Self::send), for a sender that waits for the answer and tries again by itself: one attempt, nothing is parked.
-    pub async fn request(&self, event: Event, key: Option<String>, credit: Credit) -> Pending {
-        self.deliver(event, key, credit, Intake::Reply).await
+    /// `hops` counts the requests of handlers between this event and one from outside.
+    pub async fn request(&self, event: Event, key: Option<String>, hops: u32, credit: Credit) -> Pending {
+        self.deliver(event, key, credit, Intake::Reply { hops }).await
     }
 
     async fn deliver(&self, mut event: Event, key: Option<String>, credit: Credit, intake: Intake) -> Pending {

@@ -2,10 +2,17 @@
 
 use std::io::IsTerminal;
 
+use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
-use crate::{channel::Origin, outcome::Outcome, plugin::Finished, shutdown::ledger::Tally, store::CallId};
+use crate::{
+    channel::Origin,
+    outcome::{Failure, Outcome},
+    plugin::Finished,
+    shutdown::ledger::Tally,
+    tenant::Tenant,
+};
 
 /// Deliveries that came in, by tenant and source.
 pub const RECEIVED: &str = "koksmat_received_total";
@@ -56,31 +63,79 @@ pub(crate) fn metrics() -> Option<PrometheusHandle> {
     HANDLE.get_or_init(install).clone()
 }
 
-pub(crate) fn received(origin: &Origin) {
-    metrics::counter!(RECEIVED, "tenant" => origin.tenant.to_string(), "source" => origin.source.clone()).increment(1);
+/// The counters of one source, looked up once.
+#[derive(Debug)]
+pub(crate) struct SourceMetrics {
+    received: Counter,
+    settled: [Counter; 4],
 }
 
-pub(crate) fn ended(origin: &Origin, tally: Tally) {
-    let became = match tally {
-        Tally::Done => "done",
-        Tally::Dead => "dead",
-        Tally::Parked => "parked",
-        Tally::Returned => "returned",
-    };
-    metrics::counter!(SETTLED, "tenant" => origin.tenant.to_string(), "source" => origin.source.clone(), "became" => became).increment(1);
+impl SourceMetrics {
+    pub(crate) fn of(origin: &Origin) -> Self {
+        let (tenant, source) = (origin.tenant.to_string(), origin.source.to_string());
+        let settled =
+            |became: &'static str| metrics::counter!(SETTLED, "tenant" => tenant.clone(), "source" => source.clone(), "became" => became);
+        Self {
+            received: metrics::counter!(RECEIVED, "tenant" => tenant.clone(), "source" => source.clone()),
+            settled: ["done", "dead", "parked", "returned"].map(settled),
+        }
+    }
+
+    pub(crate) fn received(&self) {
+        self.received.increment(1);
+    }
+
+    pub(crate) fn ended(&self, tally: Tally) {
+        let [done, dead, parked, returned] = &self.settled;
+        let counter = match tally {
+            Tally::Done => done,
+            Tally::Dead => dead,
+            Tally::Parked => parked,
+            Tally::Returned => returned,
+        };
+        counter.increment(1);
+    }
 }
 
-pub(crate) fn call_finished(id: &CallId, finished: &Finished) {
-    let outcome = match (&finished.failure, &finished.outcome) {
-        (Some(crate::outcome::Failure::Timeout(_)), _) => "timeout",
-        (Some(crate::outcome::Failure::OutOfMemory { .. }), _) => "out-of-memory",
-        (Some(crate::outcome::Failure::Trap(_)), _) => "trap",
-        (Some(_), _) => "failure",
-        (None, Outcome::Done(_)) => "done",
-        (None, Outcome::Retry { .. }) => "retry",
-        (None, Outcome::Reject { .. }) => "reject",
-    };
-    let tenant = id.tenant.to_string();
-    metrics::counter!(CALLS, "tenant" => tenant.clone(), "handler" => id.handler.clone(), "outcome" => outcome).increment(1);
-    metrics::histogram!(CALL_SECONDS, "tenant" => tenant, "handler" => id.handler.clone()).record(finished.took);
+/// The metrics of one handler's calls, looked up once.
+#[derive(Debug)]
+pub(crate) struct CallMetrics {
+    took: Histogram,
+    done: Counter,
+    retry: Counter,
+    reject: Counter,
+    timeout: Counter,
+    out_of_memory: Counter,
+    trap: Counter,
+    failure: Counter,
+}
+
+impl CallMetrics {
+    pub(crate) fn of(tenant: &Tenant, handler: &str) -> Self {
+        let calls = |outcome: &'static str| metrics::counter!(CALLS, "tenant" => tenant.to_string(), "handler" => handler.to_owned(), "outcome" => outcome);
+        Self {
+            took: metrics::histogram!(CALL_SECONDS, "tenant" => tenant.to_string(), "handler" => handler.to_owned()),
+            done: calls("done"),
+            retry: calls("retry"),
+            reject: calls("reject"),
+            timeout: calls("timeout"),
+            out_of_memory: calls("out-of-memory"),
+            trap: calls("trap"),
+            failure: calls("failure"),
+        }
+    }
+
+    pub(crate) fn finished(&self, finished: &Finished) {
+        let counter = match (&finished.failure, &finished.outcome) {
+            (Some(Failure::Timeout(_)), _) => &self.timeout,
+            (Some(Failure::OutOfMemory { .. }), _) => &self.out_of_memory,
+            (Some(Failure::Trap(_)), _) => &self.trap,
+            (Some(_), _) => &self.failure,
+            (None, Outcome::Done(_)) => &self.done,
+            (None, Outcome::Retry { .. }) => &self.retry,
+            (None, Outcome::Reject { .. }) => &self.reject,
+        };
+        counter.increment(1);
+        self.took.record(finished.took);
+    }
 }

@@ -1,5 +1,7 @@
 //! The operators' calls, the same through the admin address (with the token) and the control socket: status, dead letters, publishing.
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     body::Body,
@@ -7,7 +9,7 @@ use axum::{
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +19,7 @@ use crate::{
     controller::{bell::Group, router},
     health::Report,
     listener::{bearer, problem::Problem},
-    store::{DeadLetter, DeadLetterQuery, Depth, Subscriber},
+    store::{DeadLetter, DeadLetterQuery, Depth, Store, Subscriber},
 };
 
 /// How a request proves that it may.
@@ -59,13 +61,28 @@ struct Which {
 pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
     let routes = Router::new()
         .route("/api/status", get(status))
-        .route("/api/dead-letters", get(list))
+        .route("/api/dead-letters", get(list).delete(purge))
         .route("/api/dead-letters/replay", post(replay))
-        .route("/api/dead-letters", delete(purge))
         .route("/api/queues/{name}", post(publish));
     match access {
         Access::Socket => routes,
         Access::Token => routes.route_layer(middleware::from_fn_with_state(admin, check_token)),
+    }
+}
+
+/// What can be asked of a store without a host. Nothing is routed: a dead letter that no handler wanted stays.
+pub(crate) fn offline_router() -> Router<Arc<dyn Store>> {
+    Router::new()
+        .route("/api/dead-letters", get(list).delete(purge))
+        .route("/api/dead-letters/replay", post(replay_offline))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no host runs on this store: start it with `koksmat run`") })
+}
+
+async fn replay_offline(State(store): State<Arc<dyn Store>>, Query(which): Query<Which>) -> Response {
+    let Some(query) = which.query() else { return say_which() };
+    match store.replay(query, Arc::new(|_: &DeadLetter| Vec::new())).await {
+        Ok(count) => json(StatusCode::OK, &serde_json::json!({ "replayed": count })),
+        Err(error) => store_error(&error),
     }
 }
 
@@ -131,7 +148,7 @@ fn say_which() -> Response {
     problem(StatusCode::BAD_REQUEST, "say which: `id`, `handler`, `source`, or `all=true`")
 }
 
-async fn list(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
+async fn list(State(store): State<Arc<dyn Store>>, Query(which): Query<Which>) -> Response {
     const PAGE: usize = 1_000;
     let query = DeadLetterQuery {
         id: which.id,
@@ -141,7 +158,7 @@ async fn list(State(admin): State<Admin>, Query(which): Query<Which>) -> Respons
         after: which.after,
         limit: which.limit.unwrap_or(PAGE).min(PAGE),
     };
-    match admin.store.dead_letters(query).await {
+    match store.dead_letters(query).await {
         Ok(letters) => json(StatusCode::OK, &letters.iter().map(shown).collect::<Vec<_>>()),
         Err(error) => store_error(&error),
     }
@@ -163,11 +180,11 @@ async fn replay(State(admin): State<Admin>, Query(which): Query<Which>) -> Respo
         routed.iter().map(router::Routed::subscriber).collect()
     };
     let letters = admin.store.dead_letters(query.clone()).await.unwrap_or_default();
-    match admin.store.replay(query, std::sync::Arc::new(route.clone())).await {
+    match admin.store.replay(query, Arc::new(route.clone())).await {
         Ok(count) => {
             for letter in &letters {
                 let handlers = match &letter.handler {
-                    Some(handler) => vec![std::sync::Arc::from(handler.as_str())],
+                    Some(handler) => vec![Arc::from(handler.as_str())],
                     None => route(letter).into_iter().map(|s| s.handler).collect(),
                 };
                 for handler in handlers {
@@ -180,9 +197,9 @@ async fn replay(State(admin): State<Admin>, Query(which): Query<Which>) -> Respo
     }
 }
 
-async fn purge(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
+async fn purge(State(store): State<Arc<dyn Store>>, Query(which): Query<Which>) -> Response {
     let Some(query) = which.query() else { return say_which() };
-    match admin.store.purge(query).await {
+    match store.purge(query).await {
         Ok(count) => json(StatusCode::OK, &serde_json::json!({ "purged": count })),
         Err(error) => store_error(&error),
     }

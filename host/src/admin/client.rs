@@ -1,19 +1,26 @@
 //! The other end of the control socket: what commands beside a running host use.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
+use http::StatusCode;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use crate::{admin::socket, config::StoreConfig, task};
+use crate::{
+    admin::{self, socket},
+    config::StoreConfig,
+    store::sqlite::SqliteStore,
+    task,
+};
 
-/// A client of a running host on this machine.
-#[derive(Debug, Clone)]
+/// A client of a running host on this machine; where none runs, of the store itself.
 pub struct Client {
     socket: PathBuf,
+    /// Answers in the host's place.
+    offline: Option<axum::Router>,
 }
 
 /// Why a request to a running host failed.
@@ -90,7 +97,24 @@ impl Client {
     /// # Errors
     /// When such a host cannot be reached by commands at all.
     pub fn of(store: &StoreConfig) -> Result<Self, ClientError> {
-        socket::path(store).map(|socket| Self { socket }).ok_or(ClientError::InMemory)
+        socket::path(store).map(|socket| Self { socket, offline: None }).ok_or(ClientError::InMemory)
+    }
+
+    /// The client of the host with this store, or, when none runs, of the store itself: it is opened and locked as long as this lives.
+    /// Without a host there are no queues to publish to and nothing to show the status of.
+    ///
+    /// # Errors
+    /// When no host runs and the store cannot be opened.
+    pub async fn or_offline(store: &StoreConfig) -> Result<Self, ClientError> {
+        let mut client = Self::of(store)?;
+        if let (Err(_), StoreConfig::Sqlite(path)) = (client.connect().await, store) {
+            if !path.exists() {
+                return Err(ClientError::NotRunning(client.socket));
+            }
+            let opened = SqliteStore::open(path).map_err(|error| ClientError::Broken(error.to_string()))?;
+            client.offline = Some(admin::offline(Arc::new(opened)));
+        }
+        Ok(client)
     }
 
     /// Send a request; the JSON of the answer. Cancel safe in that the host carries out what it received.
@@ -98,25 +122,43 @@ impl Client {
     /// # Errors
     /// When no host runs, or it refuses.
     pub async fn send(&self, request: Request) -> Result<Value, ClientError> {
-        let stream = self.connect().await.map_err(|_| ClientError::NotRunning(self.socket.clone()))?;
-        let broken = |error: hyper::Error| ClientError::Broken(error.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let connection = task::spawn("client", connection);
         let uri = if request.query.is_empty() { request.path } else { format!("{}?{}", request.path, request.query) };
         let mut builder = http::Request::builder().method(request.method).uri(uri).header("host", "koksmat");
         if let Some(content_type) = request.content_type {
             builder = builder.header("content-type", content_type);
         }
         let request = builder.body(Full::new(Bytes::from(request.body))).map_err(|e| ClientError::Broken(e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
-        connection.abort();
+        let (status, body) = match &self.offline {
+            Some(router) => self.ask_offline(router.clone(), request).await?,
+            None => self.ask_host(request).await?,
+        };
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
             return Ok(value);
         }
         Err(ClientError::Refused { status: status.as_u16(), detail: value["detail"].as_str().unwrap_or_default().to_owned() })
+    }
+
+    async fn ask_host(&self, request: http::Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = self.connect().await.map_err(|_| ClientError::NotRunning(self.socket.clone()))?;
+        let broken = |error: hyper::Error| ClientError::Broken(error.to_string());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let connection = task::spawn("client", connection);
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        connection.abort();
+        Ok((status, body))
+    }
+
+    async fn ask_offline(&self, mut router: axum::Router, request: http::Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = match tower::Service::call(&mut router, request.map(axum::body::Body::new)).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+        Ok((status, body))
     }
 
     async fn connect(&self) -> std::io::Result<UnixStream> {

@@ -98,13 +98,13 @@ impl DeadLetters {
             Action::List { of, json } => list(of, json).await,
             Action::Show { id, place } => show(id, place).await,
             Action::Replay { which } => {
-                let (_, client) = target::client(&which.place.path)?;
+                let client = target::client_or_store(&which.place.path).await?;
                 let answer = client.send(Request::post("/api/dead-letters/replay").query(which.query())).await.map_err(target::failed)?;
                 println!("{} go round again", answer["replayed"]);
                 Ok(0)
             }
             Action::Purge { which } => {
-                let (_, client) = target::client(&which.place.path)?;
+                let client = target::client_or_store(&which.place.path).await?;
                 let answer = client.send(Request::delete("/api/dead-letters").query(which.query())).await.map_err(target::failed)?;
                 println!("{} forgotten", answer["purged"]);
                 Ok(0)
@@ -114,7 +114,7 @@ impl DeadLetters {
 }
 
 async fn list(of: Of, json: bool) -> Result<u8, Failure> {
-    let (_, client) = target::client(&of.path)?;
+    let client = target::client_or_store(&of.path).await?;
     let mut after = 0;
     loop {
         let handler = of.handler.clone().map(|handler| ("handler", handler));
@@ -144,7 +144,7 @@ fn line(letter: &Value) -> String {
 }
 
 async fn show(id: i64, place: InFolder) -> Result<u8, Failure> {
-    let (_, client) = target::client(&place.path)?;
+    let client = target::client_or_store(&place.path).await?;
     let page = client.send(Request::get("/api/dead-letters").query([("id", id.to_string())])).await.map_err(target::failed)?;
     let letter = page.get(0).ok_or_else(|| Failure::usage(format!("there is no dead letter {id}")))?;
     println!("{}", serde_json::to_string_pretty(letter).map_err(Failure::start)?);

@@ -16,14 +16,12 @@ use crate::{
     },
     event::Event,
     health::Health,
+    outcome::MAX_HOPS,
     plugin::{Emission, Handler},
     shutdown::ledger::Ledgers,
     source::{AcceptRequest, Acceptor},
     store::{Acceptance, Accepted, Millis, Store, StoreError, Subscriber},
 };
-
-/// How many emits may lie between an event and one from outside: a ring of handlers that emit to each other ends here.
-const HOPS: u32 = 16;
 
 /// Makes acceptances: events with their routes.
 #[derive(Clone)]
@@ -59,7 +57,7 @@ impl Router {
 
     /// What a call emitted, routed.
     pub(crate) fn emissions(&self, joint: &Joint, handler: &Handler, emissions: Vec<Emission>) -> Vec<Acceptance> {
-        let hops = joint.task.as_ref().map_or(0, |task| task.hops) + 1;
+        let hops = joint.hops + 1;
         let of = |emission: Emission| {
             let (source, kind) = match &emission.queue {
                 Some(queue) => (queue.as_str().into(), "embedded".into()),
@@ -73,8 +71,8 @@ impl Router {
             let key = emission.recognised.then(|| event.id.clone());
             let mut acceptance = self.acceptance(&origin, Arc::new(event), key, hops);
             acceptance.due = emission.after.map(|after| now().saturating_add(Millis::try_from(after.as_millis()).unwrap_or(Millis::MAX)));
-            if hops > HOPS {
-                tracing::warn!(handler = handler.config.name, "an event was emitted {HOPS} times over: dead letter");
+            if hops > MAX_HOPS {
+                tracing::warn!(handler = handler.config.name, "an event was emitted {MAX_HOPS} times over: dead letter");
                 acceptance.handlers.clear();
                 acceptance.dead_letter_unmatched = true;
             }
@@ -106,8 +104,8 @@ impl Acceptor for DurableIntake {
         request: AcceptRequest,
     ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>> {
         Box::pin(async move {
-            let AcceptRequest { event, key, due, backlog, state } = request;
-            let acceptance = Acceptance { due, backlog, state, ..self.router.acceptance(origin, Arc::new(event), key, 0) };
+            let AcceptRequest { event, key, due, backlog, state, hops } = request;
+            let acceptance = Acceptance { due, backlog, state, ..self.router.acceptance(origin, Arc::new(event), key, hops) };
             let groups = groups(&acceptance);
             let unrouted = groups.is_empty();
             let id = acceptance.event.id.clone();

@@ -34,6 +34,8 @@ pub(crate) struct Joint {
     pub(crate) origin: Origin,
     pub(crate) key: Option<Arc<str>>,
     pub(crate) task: Option<Box<Task>>,
+    /// Emits and requests of handlers between this event and one from outside.
+    pub(crate) hops: u32,
     /// Someone waits for the answer: one attempt, nothing is parked.
     pub(crate) reply: bool,
     left: AtomicUsize,
@@ -52,11 +54,14 @@ struct State {
 impl Joint {
     pub(crate) fn new(delivery: Delivery, calls: usize, settler: Arc<Settler>) -> Arc<Self> {
         let Delivery { event, origin, key, receipt, credit, intake } = delivery;
-        let reply = matches!(intake, Intake::Reply);
-        let task = if let Intake::Task(task) = intake { Some(task) } else { None };
+        let (reply, hops, task) = match intake {
+            Intake::Direct => (false, 0, None),
+            Intake::Reply { hops } => (true, hops, None),
+            Intake::Task(task) => (false, task.hops, Some(task)),
+        };
         let answer = Answer::Done { response: None };
         let state = State { receipt: Some(receipt), credit: Some(credit), tally: Tally::Done, answer };
-        Arc::new(Self { event, origin, key, task, reply, left: AtomicUsize::new(calls), state: Mutex::new(state), settler })
+        Arc::new(Self { event, origin, key, task, hops, reply, left: AtomicUsize::new(calls), state: Mutex::new(state), settler })
     }
 
     /// One of its calls, to be put in line.
@@ -148,7 +153,7 @@ impl CallInLine {
             event: self.joint.event.clone(),
             attempt,
             fencing_token,
-            hops: self.joint.task.as_ref().map_or(0, |task| task.hops),
+            hops: self.joint.hops,
         };
         let handler = self.routed.handler.clone();
         for overtaken in 0..=OVERTAKEN_AT_MOST {

@@ -22,7 +22,6 @@ use crate::{
     receipt::{Answer, Cause},
     shutdown::ledger::{Ledgers, Tally},
     store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Read, Store, StoreError, Task, Verdict},
-    telemetry,
 };
 
 /// What became of one call.
@@ -46,7 +45,7 @@ pub(crate) struct Settler {
 impl Settler {
     /// Settle a call that has run. `None`: it was overtaken and runs again.
     pub(crate) async fn settle(&self, joint: &Joint, routed: &Routed, call: &Call, finished: Finished, last_time: bool) -> Option<Settled> {
-        telemetry::call_finished(&call.id, &finished);
+        routed.handler.metrics.finished(&finished);
         if finished.overtaken && !last_time {
             return None;
         }
@@ -229,7 +228,7 @@ pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery, policy:
             settler.give_back(task.claim);
             (Tally::Returned, Answer::Again { after: None, cause: Cause::Host })
         }
-        Intake::Reply => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
+        Intake::Reply { .. } => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
         Intake::Direct if policy == Unmatched::Ignore => (Tally::Done, Answer::Done { response: None }),
         Intake::Direct => {
             tracing::warn!(%tenant, source, event = id, r#type = ty, "no handler wants the event: dead letter");

@@ -22,6 +22,7 @@ use crate::{
     },
     store::Store,
     task,
+    telemetry::CallMetrics,
 };
 
 /// How long a script's top level may run when its snapshot is made.
@@ -103,6 +104,7 @@ impl Loader {
         let (code, script) = self.code(config).await?;
         let handler = Arc::new(Handler {
             outbound: Outbound::new(&config.grants.http),
+            metrics: CallMetrics::of(&config.tenant, &config.name),
             config: Arc::new(config.clone()),
             code: ArcSwap::from_pointee(code),
             queues: self.queues.clone(),

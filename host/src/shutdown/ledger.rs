@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{channel::Origin, telemetry};
+use crate::{channel::Origin, telemetry::SourceMetrics};
 
 /// What became of a delivery; of an event with several calls, the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,37 +69,49 @@ pub(crate) struct Ledgers(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    sources: BTreeMap<String, Counts>,
+    sources: BTreeMap<String, Line>,
     cut: u64,
 }
 
+/// One source's line, and its metrics at hand: nothing is looked up or allocated on the way of an event.
+#[derive(Debug)]
+struct Line {
+    counts: Counts,
+    metrics: SourceMetrics,
+}
+
 impl Ledgers {
-    fn count(&self, origin: &Origin, count: impl FnOnce(&mut Counts)) {
+    fn count(&self, origin: &Origin, count: impl FnOnce(&mut Line)) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // No allocation on the way of an event: the name is there already but for the first time.
         if origin.tenant.as_str() == crate::tenant::Tenant::DEFAULT
-            && let Some(counts) = state.sources.get_mut(&*origin.source)
+            && let Some(line) = state.sources.get_mut(&*origin.source)
         {
-            return count(counts);
+            return count(line);
         }
-        count(state.sources.entry(name_of(origin)).or_default());
+        let new = || Line { counts: Counts::default(), metrics: SourceMetrics::of(origin) };
+        count(state.sources.entry(name_of(origin)).or_insert_with(new));
     }
 
     /// A delivery came in.
     pub(crate) fn received(&self, origin: &Origin) {
-        self.count(origin, |counts| counts.received += 1);
-        telemetry::received(origin);
+        self.count(origin, |line| {
+            line.counts.received += 1;
+            line.metrics.received();
+        });
     }
 
     /// A delivery is settled.
     pub(crate) fn ended(&self, origin: &Origin, tally: Tally) {
-        self.count(origin, |counts| match tally {
-            Tally::Done => counts.done += 1,
-            Tally::Dead => counts.dead += 1,
-            Tally::Parked => counts.parked += 1,
-            Tally::Returned => counts.returned += 1,
+        self.count(origin, |line| {
+            let counts = &mut line.counts;
+            match tally {
+                Tally::Done => counts.done += 1,
+                Tally::Dead => counts.dead += 1,
+                Tally::Parked => counts.parked += 1,
+                Tally::Returned => counts.returned += 1,
+            }
+            line.metrics.ended(tally);
         });
-        telemetry::ended(origin, tally);
     }
 
     /// An accepted event that no handler wants: it never becomes a task.
@@ -116,9 +128,10 @@ impl Ledgers {
     /// The counts so far.
     pub(crate) fn ledger(&self) -> Ledger {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources: BTreeMap<String, Counts> = state.sources.iter().map(|(name, line)| (name.clone(), line.counts)).collect();
         let mut total = Counts::default();
-        state.sources.values().for_each(|counts| total.add(counts));
-        Ledger { total, balanced: state.sources.values().all(Counts::balanced), sources: state.sources.clone(), cut: state.cut }
+        sources.values().for_each(|counts| total.add(counts));
+        Ledger { total, balanced: sources.values().all(Counts::balanced), sources, cut: state.cut }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
         cloudevents::{self, CloudEventError, Message},
     },
     listener::problem::Problem,
+    outcome::{HOPS_HEADER, MAX_HOPS},
     task,
 };
 
@@ -100,8 +101,16 @@ async fn read(endpoint: &impl Endpoint, head: &Parts, body: &mut Body) -> Result
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "events are posted here");
         return Err(problem.header(ALLOW, HeaderValue::from_static("POST")));
     }
+    if hops(&head.headers) > MAX_HOPS {
+        return Err(Problem::new(StatusCode::LOOP_DETECTED, "the request has gone round through handlers that call each other"));
+    }
     endpoint.admit(head)?;
     body::read(body, body::Limits::of(endpoint.max_body())).await
+}
+
+/// How many handlers' outbound requests lie between this one and one from outside.
+pub(super) fn hops(headers: &HeaderMap) -> u32 {
+    text(headers, HOPS_HEADER).and_then(|hops| hops.parse().ok()).unwrap_or(0)
 }
 
 /// Refuse a body that is compressed: signatures and events are about bytes as they are.

@@ -91,10 +91,10 @@ impl Endpoint for Receiver {
             // Slack asks whether someone is there before it sends events.
             return Ok(([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))], challenge).into_response());
         }
-        let posted = identity::posted(&self.config, &head, body)?;
+        let posted = identity::posted(&self.config, &head, body)?.after_hops(posting::hops(&head.headers));
         let Some(replies) = &self.replies else { return posting::accept(&self.ctx, posted).await };
         match (posted.batch, posted.requests.into_iter().next()) {
-            (false, Some(request)) => replies.ask(&self.ctx, request.event, request.key).await,
+            (false, Some(request)) => replies.ask(&self.ctx, request).await,
             _ => {
                 let detail = "a batch has no single response; post its events one by one";
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))

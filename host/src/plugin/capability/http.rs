@@ -29,13 +29,11 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::{
     config,
+    outcome::HOPS_HEADER,
     plugin::{Call, effects::CallEffects},
     store::{Holder, Read, Store},
     tenant::Tenant,
 };
-
-/// Says how many hosts' handlers an outbound request has passed; a webhook that sees too many answers 508.
-pub(crate) const HOPS_HEADER: &str = "koksmat-hops";
 
 /// Requests one call may make.
 const REQUESTS: usize = 1_000;

@@ -25,6 +25,12 @@ pub(in crate::source) struct Posted {
 const MAX_KEY: usize = 1_024;
 
 impl Posted {
+    /// Its events come from as many requests of handlers.
+    pub(in crate::source) fn after_hops(mut self, hops: u32) -> Self {
+        self.requests.iter_mut().for_each(|request| request.hops = hops);
+        self
+    }
+
     /// The events of a request: those of `message`, or the `plain` one where it is none of CloudEvents.
     ///
     /// They are recognised by `key`, to which a batch adds the place of each; without it a CloudEvent by what it says of itself, and

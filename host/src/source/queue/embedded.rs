@@ -80,7 +80,7 @@ impl Endpoint for Publisher {
     async fn handle(&self, head: Parts, body: Bytes) -> Result<Response, Problem> {
         posting::plain_body(&head.headers)?;
         let posted = posted(&self.config, &head, body)?;
-        posting::accept(&self.ctx, posted).await
+        posting::accept(&self.ctx, posted.after_hops(posting::hops(&head.headers))).await
     }
 }
 

@@ -17,11 +17,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::watch;
 
 use crate::{
-    event::Event,
     listener::problem::Problem,
     outcome,
     receipt::{Answer, Cause},
-    source::SourceContext,
+    source::{AcceptRequest, SourceContext},
 };
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -40,8 +39,8 @@ impl Replies {
     }
 
     /// Have the event handled and answer with what came of it.
-    pub(super) async fn ask(&self, ctx: &SourceContext, event: Event, key: Option<String>) -> Result<Response, Problem> {
-        let Some(key) = key else { return respond(call(ctx, event, None).await?) };
+    pub(super) async fn ask(&self, ctx: &SourceContext, request: AcceptRequest) -> Result<Response, Problem> {
+        let Some(key) = request.key.clone() else { return respond(call(ctx, request).await?) };
         let call_of_this = match self.join(&key) {
             Joined::First(call) => call,
             Joined::Later(mut call) => {
@@ -52,7 +51,7 @@ impl Replies {
         if let Some(answer) = self.settled(ctx, &key).await? {
             return respond(answer);
         }
-        let answer = call(ctx, event, Some(key.clone())).await?;
+        let answer = call(ctx, request).await?;
         call_of_this.answer.send_replace(Some(answer.clone()));
         respond(answer)
     }
@@ -104,10 +103,10 @@ impl Drop for Running<'_> {
     }
 }
 
-async fn call(ctx: &SourceContext, event: Event, key: Option<String>) -> Result<Answer, Problem> {
+async fn call(ctx: &SourceContext, request: AcceptRequest) -> Result<Answer, Problem> {
     let busy = || Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are being handled").retry_after(RETRY_AFTER);
     let credit = ctx.credits().try_acquire().ok_or_else(busy)?;
-    Ok(ctx.request(event, key, credit).await.answer().await)
+    Ok(ctx.request(request.event, request.key, request.hops, credit).await.answer().await)
 }
 
 /// The HTTP side of an answer.
