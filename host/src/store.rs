@@ -442,7 +442,7 @@ pub trait Store: Send + Sync + 'static {
     /// time `Break`: it was quarantined as a dead letter instead. `Break` too when the claim is void.
     fn alone(&self, claim: Claim) -> StoreFuture<'_, ControlFlow<()>>;
 
-    /// Settle a call.
+    /// Settle a call. As long as another call holds a key it writes, it waits and is not handed over.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, Committed>;
 
     /// Check what a call has read so far and hold the keys it read or wrote: until [`Store::unhold`], the same call's commit or `until`

@@ -63,12 +63,12 @@ trait Mode: Send {
     /// Carry out answers. Whatever was carried out has left `answered` when this returns, with an error too.
     fn settle(&mut self, answered: &mut Vec<Answered<Self::Ticket>>) -> impl Future<Output = Result<(), PollError>> + Send;
 
-    /// How often what is in flight has to be held on to.
+    /// How often what is in flight, or handled and not marked yet, has to be held on to.
     fn renew_every(&self) -> Option<Duration> {
         None
     }
 
-    /// Hold on to what is in flight.
+    /// Hold on to it.
     fn renew(&mut self) -> impl Future<Output = Result<(), PollError>> + Send {
         async { Ok(()) }
     }
@@ -179,7 +179,7 @@ impl<M: Mode> Poller<M> {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
-                () = renewal(self.renewal, &self.mode), if !self.in_flight.is_empty() => self.renew().await,
+                () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
                 () = at(self.due) => self.poll().await,
             }
         }
@@ -201,8 +201,8 @@ impl<M: Mode> Poller<M> {
             Ok(found) => {
                 self.recovered();
                 self.more = found.len() == credits.len();
-                if self.in_flight.is_empty() {
-                    self.renewal = started;
+                if !self.holds() {
+                    self.renewal = self.next_renewal(started);
                 }
                 for (found, credit) in found.into_iter().zip(credits.drain(..)) {
                     self.send(found, credit).await;
@@ -229,8 +229,10 @@ impl<M: Mode> Poller<M> {
         while let Some(Some(answered)) = self.in_flight.next().now_or_never() {
             self.answered.push(answered);
         }
-        // While the database does not answer, the next poll carries them out.
-        if self.failures == 0 && self.settle().await {
+        let handled = self.answered.iter().any(|a| !matches!(a.answer, Answer::Again { .. }));
+        // While the database does not answer, the next poll carries them out. What only came back waits for its turn, or a host whose
+        // store fails would hand the same rows round and round.
+        if self.failures == 0 && self.settle().await && handled {
             self.hurry();
         }
     }
@@ -250,11 +252,22 @@ impl<M: Mode> Poller<M> {
     }
 
     async fn renew(&mut self) {
-        if let Err(error) = self.mode.renew().await {
-            self.failed(&error);
+        match self.mode.renew().await {
+            Ok(()) if self.failures > 0 && self.answered.is_empty() => self.recovered(),
+            Ok(()) => {}
+            Err(error) => self.failed(&error),
         }
         // A lease lasts for several of these: one that failed is not lost.
-        self.renewal = Instant::now() + self.mode.renew_every().unwrap_or(MAX_WAIT);
+        self.renewal = self.next_renewal(Instant::now());
+    }
+
+    /// Something is in flight, or was handled and is not marked yet.
+    fn holds(&self) -> bool {
+        !(self.in_flight.is_empty() && self.answered.is_empty())
+    }
+
+    fn next_renewal(&self, now: Instant) -> Instant {
+        now + self.mode.renew_every().unwrap_or(MAX_WAIT)
     }
 
     /// Ask again at once when there is more; not before half of the credits are free, or each row would be a poll of its own.
@@ -281,12 +294,12 @@ impl<M: Mode> Poller<M> {
     async fn finish(&mut self) {
         self.failures = 0;
         self.backoff.reset();
-        while !(self.in_flight.is_empty() && self.answered.is_empty()) {
-            let retry = if self.failures == 0 { Either::Left(pending()) } else { Either::Right(at(self.due)) };
+        self.due = Instant::now();
+        while self.holds() {
             tokio::select! {
                 Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
-                () = renewal(self.renewal, &self.mode), if !self.in_flight.is_empty() => self.renew().await,
-                () = retry => if self.settle().await { self.failures = 0 },
+                () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
+                () = at(self.due), if !self.answered.is_empty() => if self.settle().await { self.failures = 0 },
             }
             if self.in_flight.is_empty() && self.failures >= ATTEMPTS_AT_STOP {
                 let origin = self.ctx.origin();

@@ -26,7 +26,6 @@ use crate::{
 /// A source in a host that is not there.
 pub(crate) struct TestHost {
     pub(crate) context: SourceContext,
-    pub(crate) store: Arc<FakeStore>,
     control: ControlReceiver,
     running: JoinHandle<Result<(), SourceError>>,
 }
@@ -65,14 +64,14 @@ impl TestHost {
             stopping: CancellationToken::new(),
         };
         let ctx = context.clone();
-        let running = tokio::spawn(async move { source.run(ctx).await });
-        Self { context, store: store.clone(), control, running }
+        let running = crate::task::spawn("source under test", async move { source.run(ctx).await });
+        Self { context, control, running }
     }
 
     /// The next delivery.
     pub(crate) async fn next(&mut self) -> Delivery {
         let mut deliveries = Vec::new();
-        self.control.recv_many(&mut deliveries, 1).await;
+        within(self.control.recv_many(&mut deliveries, 1)).await;
         deliveries.pop().expect("the source still runs")
     }
 
@@ -81,13 +80,14 @@ impl TestHost {
         self.control.try_recv()
     }
 
-    /// Wait until the source says it is ready, or is not and why.
+    /// Wait until the source takes events.
     pub(crate) async fn until_ready(&self) {
-        self.context.health.wait_for(|report| report.sources.values().all(|s| s.ready)).await;
+        within(self.context.health.wait_for(|report| report.sources.values().all(|s| s.ready))).await;
     }
 
+    /// Wait until the source cannot take events: why not.
     pub(crate) async fn until_unready(&self) -> String {
-        self.context.health.wait_for(|report| report.sources.values().all(|s| s.problem.is_some())).await;
+        within(self.context.health.wait_for(|report| report.sources.values().all(|s| s.problem.is_some()))).await;
         let report = self.context.health.report();
         report.sources.values().find_map(|s| s.problem.clone()).unwrap_or_default()
     }
@@ -101,7 +101,7 @@ impl TestHost {
     pub(crate) async fn stop(self) {
         self.context.stopping.cancel();
         drop(self.control);
-        self.running.await.unwrap().unwrap();
+        within(self.running).await.unwrap().unwrap();
     }
 
     /// End it without a word, as a kill would.
@@ -109,6 +109,11 @@ impl TestHost {
         self.running.abort();
         let _ = self.running.await;
     }
+}
+
+/// What a test waits for comes, or the test fails instead of hanging.
+async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(std::time::Duration::from_secs(30), future).await.expect("waited for something that never came")
 }
 
 /// Answer a delivery and give its credit back.
@@ -150,15 +155,14 @@ impl FakeStore {
     /// Wait until there are `count` accepted events.
     pub(crate) async fn until_accepted(&self, count: usize) -> Vec<(String, Event)> {
         let mut changed = self.changed.subscribe();
-        let enough = changed.wait_for(|_| self.lock().accepted.len() >= count).await;
-        drop(enough);
+        let _ = within(changed.wait_for(|_| self.lock().accepted.len() >= count)).await;
         self.accepted()
     }
 
     /// Wait until what is remembered is as `condition` says.
     pub(crate) async fn until_remembered(&self, condition: impl Fn(&BTreeMap<String, Vec<u8>>) -> bool) {
         let mut changed = self.changed.subscribe();
-        let _ = changed.wait_for(|_| condition(&self.lock().remembered)).await;
+        let _ = within(changed.wait_for(|_| condition(&self.lock().remembered))).await;
     }
 
     fn works(&self) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The embedded store: one SQLite file, one host.
 //!
-//! One thread writes, in groups that share a commit ([`writer`]); a few connections read beside it ([`readers`]). A lock of the operating
-//! system makes the file one process's ([`file`]), so whatever was running when it is opened runs no more ([`schema`]).
+//! One thread writes, in groups that share a commit (`writer.rs`); a few connections read beside it (`readers.rs`). A lock of the
+//! operating system makes the file one process's (`file.rs`), so whatever was running when it is opened runs no more (`schema.rs`).
 
 use std::{
     mem,

@@ -9,7 +9,8 @@
 //!
 //! The row itself is not touched before it is done. With `done = "mark"` a mark is kept for as long as the row exists; removing the mark
 //! makes the row new. Rows whose key column is null have no identity and are left alone; two rows with one key are one row. A row that is
-//! deleted and inserted again with the same key between two polls cannot be told from the one it was.
+//! deleted and inserted again with the same key between two polls cannot be told from the one it was. A poll passes by every row that its
+//! condition lets through and that has a mark: in a large table give it a condition that an index answers, or another `done`.
 
 use std::time::Duration;
 

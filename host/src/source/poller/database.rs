@@ -11,7 +11,7 @@ pub(super) mod sqlite;
 
 /// A database, by its kind.
 pub(super) enum Database {
-    Sqlite(Sqlite),
+    Sqlite(Box<Sqlite>),
     /// The URL names none of the above.
     Unknown(UnknownDatabase),
 }
@@ -39,7 +39,10 @@ pub(super) enum DatabaseError {
 impl Database {
     /// The database at `url`; nothing is connected yet.
     pub(super) fn new(url: &Secret) -> Self {
-        Sqlite::new(url).map_or_else(|| Self::Unknown(UnknownDatabase { reference: url.reference().to_owned() }), Self::Sqlite)
+        match Sqlite::new(url) {
+            Some(sqlite) => Self::Sqlite(Box::new(sqlite)),
+            None => Self::Unknown(UnknownDatabase { reference: url.reference().to_owned() }),
+        }
     }
 
     /// All rows of a statement that changes nothing, at most `limit`.

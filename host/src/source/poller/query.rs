@@ -139,8 +139,13 @@ impl Mode for Query {
 }
 
 fn event(row: Row, ticket: Ticket, versioned: bool) -> Found<Ticket> {
-    let key = if versioned { format!("{}@{}", ticket.key, ticket.version) } else { ticket.key.clone() };
+    let key = if versioned { format!("{}@{}", escape(&ticket.key), ticket.version) } else { ticket.key.clone() };
     Found { event: row.into_event(ticket.key.clone(), None), key, ticket }
+}
+
+/// A key without `@`, or `a@b` in version `c` would be recognised as `a` in version `b@c`.
+fn escape(key: &str) -> String {
+    key.replace('%', "%25").replace('@', "%40")
 }
 
 async fn read_window(ctx: &SourceContext) -> Result<HashMap<String, String>, PollError> {

@@ -97,7 +97,7 @@ fn fixed_times(cron: &str) -> Option<Vec<String>> {
     // Minute and hour, or second, minute and hour. (A seventh field is a year.)
     let (times, days) = if times.len() == 4 { fields.split_at(3) } else { (times, days) };
     let plain = |field: &&str| field.chars().all(|c| c.is_ascii_digit() || c == ',');
-    if !matches!(times.len(), 2 | 3) || !times.iter().all(|field| plain(field)) {
+    if !matches!(times.len(), 2 | 3) || !times.iter().all(plain) {
         return None;
     }
     let mut expressions = vec![String::new()];

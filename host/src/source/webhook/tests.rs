@@ -180,7 +180,7 @@ async fn the_handler_answers_where_the_sender_waits() {
     for (answer, status) in answers {
         let (response, ()) = tokio::join!(send(&router, post(&[], "ask")), async {
             let delivery = host.delivery().await;
-            assert!(matches!(delivery.intake, Intake::Reply));
+            assert!(matches!(delivery.intake, Intake::Reply { .. }));
             assert_eq!(delivery.event.data, b"ask"[..]);
             delivery.receipt.answer(answer);
         });

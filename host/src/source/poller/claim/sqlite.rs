@@ -68,12 +68,13 @@ async fn candidates(connection: &mut SqliteConnection, table: &Table, owner: &st
     let (rows, key) = (name(&table.table), name(&table.key));
     // On lines of their own: the condition may end in a comment.
     let filter = table.filter.as_ref().map(|filter| format!("AND (\n{filter}\n)")).unwrap_or_default();
-    // What this owner holds is in flight, however late its lease was extended.
+    // What this owner holds is in flight, however late its lease was extended. The `+` keeps SQLite from converting the key before it is
+    // compared, which no index of claims could help with.
     let statement = format!(
         "SELECT t.{key}, t.* FROM {rows} AS t
          WHERE t.{key} IS NOT NULL {filter}
            AND NOT EXISTS (SELECT 1 FROM koksmat_claims AS c
-                           WHERE c.source = ?1 AND c.row_table = ?2 AND c.row_key = t.{key}
+                           WHERE c.source = ?1 AND c.row_table = ?2 AND c.row_key = +t.{key}
                              AND (c.done_at IS NOT NULL OR c.owner = ?3 OR c.lease_until > {NOW}))
          ORDER BY t.{key} LIMIT ?4"
     );

@@ -13,12 +13,17 @@ const MARKS: &str = "SELECT count(*) FROM koksmat_claims WHERE done_at IS NOT NU
 const HELD: &str = "SELECT count(*) FROM koksmat_claims WHERE owner IS NOT NULL";
 
 fn claim(done: ClaimDone) -> PollMode {
+    claim_for(60_000, done)
+}
+
+/// With a lease of so many milliseconds.
+fn claim_for(lease: u64, done: ClaimDone) -> PollMode {
     PollMode::Claim {
         table: "invoices".into(),
         key: "id".into(),
         filter: Some("status = 'due' -- what has to be paid".into()),
         done,
-        lease: std::time::Duration::from_secs(60),
+        lease: std::time::Duration::from_millis(lease),
     }
 }
 
@@ -182,11 +187,7 @@ async fn who_lost_a_claim_cannot_complete_the_row() {
 async fn a_lease_is_extended_while_its_row_is_in_flight() {
     let mut database = TestDatabase::new(INVOICES).await;
     database.execute("INSERT INTO invoices (id) VALUES (1)").await;
-    let mut mode = claim(ClaimDone::Mark);
-    if let PollMode::Claim { lease, .. } = &mut mode {
-        *lease = std::time::Duration::from_millis(300);
-    }
-    let mut host = TestHost::start(database.source(mode), 1, &Arc::new(FakeStore::default()));
+    let mut host = TestHost::start(database.source(claim_for(300, ClaimDone::Mark)), 1, &Arc::new(FakeStore::default()));
     let delivery = host.next().await;
     let until = database.value("SELECT lease_until FROM koksmat_claims").await;
     database.until(&format!("SELECT lease_until > {until} + 300 FROM koksmat_claims"), "1").await;
@@ -203,9 +204,11 @@ async fn done_can_delete_the_row() {
     let delivery = host.next().await;
     assert_eq!(database.value("SELECT count(*) FROM invoices").await, "2");
     done(delivery);
-    assert_eq!(host.next().await.event.id, "2");
-    assert_eq!(database.value("SELECT group_concat(id) FROM invoices").await, "2");
-    assert_eq!(database.value("SELECT group_concat(row_key) FROM koksmat_claims").await, "2");
+    let delivery = host.next().await;
+    assert_eq!(delivery.event.id, "2");
+    database.until("SELECT group_concat(id) FROM invoices", "2").await;
+    database.until("SELECT group_concat(row_key) FROM koksmat_claims", "2").await;
+    done(delivery);
     host.stop().await;
 }
 
@@ -245,6 +248,7 @@ async fn a_mark_lives_as_long_as_its_row_and_a_row_with_its_key_is_a_new_one() {
     let delivery = host.next().await;
     assert_eq!(delivery.event.id, "1");
     assert_ne!(key(&delivery), first);
+    done(delivery);
     host.stop().await;
 }
 
@@ -324,19 +328,51 @@ async fn a_row_that_cannot_be_changed_holds_up_no_other_and_is_not_handled_again
     database
         .execute("CREATE TRIGGER closed BEFORE UPDATE ON invoices WHEN OLD.id = 1 BEGIN SELECT RAISE(ABORT, 'the books are closed'); END")
         .await;
-    let mut host = start(&database, ClaimDone::Set("status = 'sent'".into()), 2);
+    let source = database.source(claim_for(300, ClaimDone::Set("status = 'sent'".into())));
+    let mut host = TestHost::start(source, 2, &Arc::new(FakeStore::default()));
     let (first, second) = (host.next().await, host.next().await);
     done(first);
     done(second);
     let problem = host.until_unready().await;
     assert_eq!(problem, "marking rows in the database of env:POLLED_URL: the books are closed");
     database.until("SELECT group_concat(status) FROM invoices", "due,sent").await;
+    // Until it can, nobody else takes it.
+    let until = database.value("SELECT lease_until FROM koksmat_claims").await;
+    database.until(&format!("SELECT lease_until > {until} + 300 FROM koksmat_claims"), "1").await;
     assert!(host.try_next().is_none());
 
     database.execute("DROP TRIGGER closed").await;
     host.until_ready().await;
     database.until("SELECT group_concat(status) FROM invoices", "sent,sent").await;
     host.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_carries_out_answers_that_were_owed_before_it() {
+    let mut database = TestDatabase::new(INVOICES).await;
+    database.execute("INSERT INTO invoices (id) VALUES (1)").await;
+    let mut host = start(&database, ClaimDone::Mark, 1);
+    let delivery = host.next().await;
+    host.until_ready().await;
+    database.execute("BEGIN EXCLUSIVE").await;
+    done(delivery);
+    host.until_unready().await;
+    host.ask_to_stop();
+    database.execute("COMMIT").await;
+    host.stop().await;
+    assert_eq!(database.value(MARKS).await, "1");
+}
+
+#[tokio::test]
+async fn a_stop_ends_when_a_row_cannot_be_changed_and_leaves_it_to_the_lease() {
+    let mut database = TestDatabase::new(INVOICES).await;
+    database.execute("INSERT INTO invoices (id) VALUES (1)").await;
+    database.execute("CREATE TRIGGER closed BEFORE DELETE ON invoices BEGIN SELECT RAISE(ABORT, 'the books are closed'); END").await;
+    let mut host = start(&database, ClaimDone::Delete, 1);
+    done(host.next().await);
+    host.until_unready().await;
+    host.stop().await;
+    assert_eq!(database.value(HELD).await, "1");
 }
 
 #[tokio::test]

@@ -47,6 +47,18 @@ async fn each_version_of_a_row_comes_once() {
 }
 
 #[tokio::test]
+async fn keys_that_look_alike_are_told_apart() {
+    let database = TestDatabase::new("CREATE TABLE users AS SELECT 'a@b' AS name, 'c' AS v UNION SELECT 'a', 'b@c'").await;
+    let mode = PollMode::Query { query: "SELECT name, v FROM users".into(), key: "name".into(), version: Some("v".into()) };
+    let mut host = TestHost::start(database.source(mode), 4, &Arc::new(FakeStore::default()));
+    let (first, second) = (host.next().await, host.next().await);
+    assert_ne!(first.key, second.key);
+    done(first);
+    done(second);
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn without_a_version_each_key_comes_once() {
     let (mut database, store) = jobs("(1, 'new', 1)").await;
     let mode = PollMode::Query { query: "SELECT * FROM jobs".into(), key: "ID".into(), version: None };
@@ -81,9 +93,9 @@ async fn the_window_moves_when_a_row_was_handled_and_outlives_the_host() {
     let (first, second, third) = (host.next().await, host.next().await, host.next().await);
     done(first);
     answer(second, Answer::Dead { reason: "rejected".into() });
-    until_window(&store, &[("1", "1"), ("2", "1")]).await;
-    host.kill().await;
     drop(third);
+    host.stop().await;
+    until_window(&store, &[("1", "1"), ("2", "1")]).await;
 
     let mut host = start(&database, &store);
     let delivery = host.next().await;
