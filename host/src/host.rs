@@ -14,12 +14,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, Admin},
     channel::{Credits, Origin, control_channel},
-    config::{Config, HostConfig, SourceConfig, SourceKind, StoreConfig, Unmatched},
+    config::{Config, HostConfig, SourceConfig, SourceKind, StoreConfig},
     controller::{
         Controller,
         accept::{DurableIntake, Router},
         bell::Bell,
-        generation::Generation,
+        generation::{Generation, Policy},
         settle::Settler,
     },
     health::{Health, Phase},
@@ -126,7 +126,7 @@ async fn boot(
 ) -> Result<Running, BootError> {
     // Plugins: built, compiled, linked.
     let handlers = load_handlers(config, store.clone()).await.map_err(phase("plugins"))?;
-    let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, unmatched_policies(config))));
+    let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies(config))));
 
     // The control channel and the controller, receiving.
     let bell = Bell::default();
@@ -328,8 +328,14 @@ fn built_in(source: &SourceConfig, config: &Config, token: &Token) -> Arc<dyn So
     }
 }
 
-fn unmatched_policies(config: &Config) -> HashMap<(Tenant, Arc<str>), Unmatched> {
-    let of = |source: &SourceConfig| ((source.tenant.clone(), Arc::from(source.name.as_str())), source.unmatched);
+fn policies(config: &Config) -> HashMap<(Tenant, Arc<str>), Policy> {
+    let of = |source: &SourceConfig| {
+        let backlog = match &source.kind {
+            SourceKind::Embedded(embedded) => Some(embedded.backlog),
+            _ => None,
+        };
+        ((source.tenant.clone(), Arc::from(source.name.as_str())), Policy { unmatched: source.unmatched, backlog })
+    };
     config.sources.iter().map(of).collect()
 }
 

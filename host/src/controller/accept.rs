@@ -70,6 +70,7 @@ impl Router {
             }
             let key = emission.recognised.then(|| event.id.clone());
             let mut acceptance = self.acceptance(&origin, Arc::new(event), key, hops);
+            acceptance.backlog = self.generation.load().backlog(&origin);
             acceptance.due = emission.after.map(|after| now().saturating_add(Millis::try_from(after.as_millis()).unwrap_or(Millis::MAX)));
             if hops > MAX_HOPS {
                 tracing::warn!(handler = handler.config.name, "an event was emitted {MAX_HOPS} times over: dead letter");

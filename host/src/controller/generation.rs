@@ -16,17 +16,26 @@ pub const EMIT: &str = "emit";
 #[derive(Debug, Default)]
 pub struct Generation {
     handlers: HashMap<Tenant, Vec<Arc<Handler>>>,
-    unmatched: HashMap<(Tenant, Arc<str>), Unmatched>,
+    policies: HashMap<(Tenant, Arc<str>), Policy>,
+}
+
+/// What holds for the events of one source, besides its routes.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// What happens to an event nobody wants.
+    pub unmatched: Unmatched,
+    /// The most unsettled tasks that emits may leave in it; absent: no bound.
+    pub backlog: Option<u64>,
 }
 
 impl Generation {
-    /// A generation of these handlers; `unmatched` says, by source, what happens to an event nobody wants.
-    pub fn new(handlers: impl IntoIterator<Item = Arc<Handler>>, unmatched: HashMap<(Tenant, Arc<str>), Unmatched>) -> Self {
+    /// A generation of these handlers and of these policies by source.
+    pub fn new(handlers: impl IntoIterator<Item = Arc<Handler>>, policies: HashMap<(Tenant, Arc<str>), Policy>) -> Self {
         let mut by_tenant = HashMap::<Tenant, Vec<Arc<Handler>>>::new();
         for handler in handlers {
             by_tenant.entry(handler.config.tenant.clone()).or_default().push(handler);
         }
-        Self { handlers: by_tenant, unmatched }
+        Self { handlers: by_tenant, policies }
     }
 
     /// A tenant's handlers, with what each subscribes to.
@@ -41,6 +50,15 @@ impl Generation {
 
     /// What happens to an event of this source that nobody wants.
     pub(crate) fn unmatched(&self, origin: &Origin) -> Unmatched {
-        self.unmatched.get(&(origin.tenant.clone(), origin.source.clone())).copied().unwrap_or(Unmatched::DeadLetter)
+        self.policy(origin).map_or(Unmatched::DeadLetter, |policy| policy.unmatched)
+    }
+
+    /// The most unsettled tasks that emits may leave in a source.
+    pub(crate) fn backlog(&self, origin: &Origin) -> Option<u64> {
+        self.policy(origin)?.backlog
+    }
+
+    fn policy(&self, origin: &Origin) -> Option<&Policy> {
+        self.policies.get(&(origin.tenant.clone(), origin.source.clone()))
     }
 }
