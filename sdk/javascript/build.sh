@@ -37,7 +37,7 @@ if [ -n "$check" ]; then target=$work/target; else target=${CARGO_TARGET_DIR:-$h
 
 # The folder of every registry's sources is mapped to one name, and so is the crate's own: no path of this machine may reach the output.
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
-remap="--remap-path-prefix=$here/runtime=/runtime --remap-path-prefix=$target=/target"
+remap="--remap-path-prefix=$here/runtime=/runtime --remap-path-prefix=$target=/target --remap-path-prefix=/usr/lib/rustlib/src/rust=/rust"
 cremap="-ffile-prefix-map=$target=/target"
 (cd runtime && cargo fetch --locked --quiet)
 for registry in "$cargo_home"/registry/src/*/; do

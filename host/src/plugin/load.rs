@@ -79,7 +79,7 @@ pub struct Loader {
     builder: Builder,
     store: Arc<dyn Store>,
     queues: Arc<HashSet<String>>,
-    _engine: Engine,
+    engine: Engine,
 }
 
 impl Loader {
@@ -91,7 +91,7 @@ impl Loader {
         let linker = link::linker(engine.wasmtime()).map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ticks = u64::try_from(TOP_LEVEL.as_millis() / TICK.as_millis()).unwrap_or(1);
         let builder = Builder::new(engine.wasmtime().clone(), Cache::open(cache_dir)?, ticks);
-        Ok(Self { linker, builder, store, queues: queues.into(), _engine: engine })
+        Ok(Self { linker, builder, store, queues: queues.into(), engine })
     }
 
     /// Build, compile, check and link one handler.
@@ -109,6 +109,7 @@ impl Loader {
             code: ArcSwap::from_pointee(code),
             queues: self.queues.clone(),
             store: self.store.clone(),
+            _engine: self.engine.clone(),
         });
         if let Some(script) = script {
             task::spawn("snapshot", take_over(self.clone(), handler.clone(), script));

@@ -35,8 +35,17 @@ pub fn response<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> Result<Response, Erro
 
 /// Headers that are about one connection, and the length, which is the body's own: not to be passed on when a handler returns what
 /// http.fetch gave it.
-const OF_THE_CONNECTION: &[&str] =
-    &["connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+const OF_THE_CONNECTION: &[&str] = &[
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// A `Response`.
 fn explicit<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> Result<Option<Response>, Error> {

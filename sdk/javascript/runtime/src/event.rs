@@ -26,7 +26,8 @@ pub fn event<'js>(ctx: &Ctx<'js>, event: Event) -> Result<Object<'js>, Error> {
 
     // The functions hold the data themselves: `const { json } = event` works. Being no data, they are not listed among it.
     let data: Rc<[u8]> = event.data.into();
-    let method = |name: &str, function: Function<'js>| object.prop(name, Property::from(function.with_name(name)?).writable().configurable());
+    let method =
+        |name: &str, function: Function<'js>| object.prop(name, Property::from(function.with_name(name)?).writable().configurable());
     let kept = data.clone();
     method("json", Function::new(ctx.clone(), move |ctx: Ctx<'js>| json(&ctx, &kept))?)?;
     let kept = data.clone();

@@ -15,9 +15,9 @@ use crate::prelude;
 
 pub fn handle(event: Event, context: Context) -> Result<Response, Failure> {
     with_loaded(|loaded| match loaded {
-        Some(loaded) => loaded.context.with(|ctx| {
-            call(&ctx, loaded, event, context).unwrap_or_else(|error| Err(failure(&ctx, &caught(&ctx, error))))
-        }),
+        Some(loaded) => {
+            loaded.context.with(|ctx| call(&ctx, loaded, event, context).unwrap_or_else(|error| Err(failure(&ctx, &caught(&ctx, error)))))
+        }
         None => Err(retry("no handler is loaded: `load` comes first".to_owned())),
     })
 }

@@ -108,7 +108,8 @@ fn importer_of(name: &str, target: &str) -> Option<String> {
                 if let Some(at) = position_of_word(clause.names, name) {
                     return Some(place(path, text, clause.names_at + at));
                 }
-                let imports_default = clause.names.trim_start().starts_with(|first: char| first.is_alphabetic() || first == '_' || first == '$');
+                let imports_default =
+                    clause.names.trim_start().starts_with(|first: char| first.is_alphabetic() || first == '_' || first == '$');
                 if name == "default" && imports_default {
                     return Some(place(path, text, clause.specifier_at));
                 }

@@ -8,11 +8,10 @@ use std::cell::RefCell;
 
 use rquickjs::context::EvalOptions;
 use rquickjs::function::IntoArgs;
-use rquickjs::object::Accessor;
+use rquickjs::object::{Accessor, Property};
 use rquickjs::{Ctx, Error, FromJs, Function, Object, Persistent, Value};
 
-use crate::host::{clock, duration, random, text, url};
-use crate::host::http;
+use crate::host::{clock, duration, http, random, text, url};
 use crate::values::{bytes, json};
 
 /// What Rust calls of the prelude.
@@ -49,11 +48,9 @@ const PARTS_OF_PRELUDE: &[Part] = &[
 /// Run `core.js` and put the globals of the other parts in place. Before any module of the user.
 pub fn install(ctx: &Ctx<'_>) -> Result<(), Error> {
     let core = run(ctx, "core", include_str!("prelude/core.js"))?;
-    let function = |name: &str| -> Result<Persistent<Function<'static>>, Error> {
-        Ok(Persistent::save(ctx, core.get::<_, Function>(name)?))
-    };
-    let functions =
-        Functions { reject: function("Reject")?, retry: function("Retry")?, inspect: function("inspect")? };
+    let function =
+        |name: &str| -> Result<Persistent<Function<'static>>, Error> { Ok(Persistent::save(ctx, core.get::<_, Function>(name)?)) };
+    let functions = Functions { reject: function("Reject")?, retry: function("Retry")?, inspect: function("inspect")? };
     FUNCTIONS.set(Some(functions));
     keep(ctx, "core", core);
 
@@ -97,11 +94,7 @@ pub fn has_run(name: &str) -> bool {
 }
 
 /// Call one of the prelude's functions.
-pub fn call<'js, A, R>(
-    ctx: &Ctx<'js>,
-    which: impl FnOnce(&Functions) -> &Persistent<Function<'static>>,
-    arguments: A,
-) -> Result<R, Error>
+pub fn call<'js, A, R>(ctx: &Ctx<'js>, which: impl FnOnce(&Functions) -> &Persistent<Function<'static>>, arguments: A) -> Result<R, Error>
 where
     A: IntoArgs<'js>,
     R: FromJs<'js>,
@@ -109,10 +102,7 @@ where
     function(ctx, which)?.call(arguments)
 }
 
-pub fn function<'js>(
-    ctx: &Ctx<'js>,
-    which: impl FnOnce(&Functions) -> &Persistent<Function<'static>>,
-) -> Result<Function<'js>, Error> {
+pub fn function<'js>(ctx: &Ctx<'js>, which: impl FnOnce(&Functions) -> &Persistent<Function<'static>>) -> Result<Function<'js>, Error> {
     FUNCTIONS.with_borrow(|functions| functions.as_ref().map(|functions| which(functions).clone())).ok_or(Error::Unknown)?.restore(ctx)
 }
 
@@ -129,28 +119,21 @@ fn run<'js>(ctx: &Ctx<'js>, name: &str, source: &str) -> Result<Object<'js>, Err
 
 /// An accessor that puts the real thing in its own place when it is first read.
 fn lazy_global(ctx: &Ctx<'_>, part_name: &'static str, global: &'static str) -> Result<(), Error> {
-    let get = move |ctx: Ctx<'_>| -> Result<(), Error> {
+    // `Persistent` because closures cannot be generic over the context's lifetime.
+    let get = move |ctx: Ctx<'_>| -> Result<Persistent<Value<'static>>, Error> {
         let value: Value = part(&ctx, part_name)?.get(global)?;
+        define_global(&ctx, global, value.clone())?;
+        Ok(Persistent::save(&ctx, value))
+    };
+    let set = move |ctx: Ctx<'_>, value: Persistent<Value<'static>>| -> Result<(), Error> {
+        let value = value.restore(&ctx)?;
         define_global(&ctx, global, value)
     };
-    // The value is read back from where it now is: a closure that is generic over the context's lifetime cannot return it.
-    let accessor = Accessor::new(
-        move |ctx: Ctx<'_>| -> Result<Persistent<Value<'static>>, Error> {
-            get(ctx.clone())?;
-            let value: Value = ctx.globals().get(global)?;
-            Ok(Persistent::save(&ctx, value))
-        },
-        move |ctx: Ctx<'_>, value: Persistent<Value<'static>>| -> Result<(), Error> {
-            let value = value.restore(&ctx)?;
-            define_global(&ctx, global, value)
-        },
-    );
-    ctx.globals().prop(global, accessor.configurable())
+    ctx.globals().prop(global, Accessor::new(get, set).configurable())
 }
 
 /// As the web has them: writable, configurable, not enumerable.
 pub fn define_global<'js>(ctx: &Ctx<'js>, name: &str, value: Value<'js>) -> Result<(), Error> {
-    use rquickjs::object::Property;
     ctx.globals().prop(name, Property::from(value).writable().configurable())
 }
 

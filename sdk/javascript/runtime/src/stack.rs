@@ -55,10 +55,13 @@ pub fn guard_json(ctx: &Ctx<'_>) -> Result<(), Error> {
     let json: Object = ctx.globals().get("JSON")?;
     for name in ["parse", "stringify"] {
         let original = Persistent::save(ctx, json.get::<_, Function>(name)?);
-        let guarded = Function::new(ctx.clone(), move |ctx: Ctx<'_>, this: This<Persistent<Value<'static>>>, arguments: Rest<Persistent<Value<'static>>>| {
-            let original = original.clone().restore(&ctx)?;
-            for_json(&ctx, || original.call::<_, Persistent<Value<'static>>>((this, arguments)))
-        })?;
+        let guarded = Function::new(
+            ctx.clone(),
+            move |ctx: Ctx<'_>, this: This<Persistent<Value<'static>>>, arguments: Rest<Persistent<Value<'static>>>| {
+                let original = original.clone().restore(&ctx)?;
+                for_json(&ctx, || original.call::<_, Persistent<Value<'static>>>((this, arguments)))
+            },
+        )?;
         json.set(name, guarded.with_name(name)?)?;
     }
     Ok(())

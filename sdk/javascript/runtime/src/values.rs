@@ -102,12 +102,7 @@ pub fn bytes<'js>(value: &Value<'js>) -> Result<Option<Vec<u8>>, Error> {
 
 /// # Safety
 /// `buffer` must be an ArrayBuffer of the context.
-unsafe fn buffer_bytes(
-    ctx: *mut qjs::JSContext,
-    buffer: qjs::JSValue,
-    offset: usize,
-    length: Option<usize>,
-) -> Result<Vec<u8>, Error> {
+unsafe fn buffer_bytes(ctx: *mut qjs::JSContext, buffer: qjs::JSValue, offset: usize, length: Option<usize>) -> Result<Vec<u8>, Error> {
     let mut size = 0;
     // SAFETY: the caller's promise; the slice lives only for the copy.
     unsafe {
@@ -168,9 +163,9 @@ pub fn json<'js>(ctx: &Ctx<'js>, value: &Value<'js>, what: &str) -> Result<Strin
             }
             // A cycle or a BigInt; what a `toJSON` threw itself is passed on as it is.
             let thrown = ctx.catch();
-            let own = thrown.as_object().is_some_and(|object| {
-                object.is_error() && object.get::<_, String>("name").is_ok_and(|name| name == "TypeError")
-            });
+            let own = thrown
+                .as_object()
+                .is_some_and(|object| object.is_error() && object.get::<_, String>("name").is_ok_and(|name| name == "TypeError"));
             if own {
                 if let Some(object) = thrown.as_object() {
                     let message: String = object.get("message").unwrap_or_default();

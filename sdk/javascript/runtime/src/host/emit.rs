@@ -18,7 +18,11 @@ fn call<'js>(ctx: Ctx<'js>, event: Opt<Value<'js>>) -> Result<String, Error> {
     require_handling(&ctx, "emit")?;
     let Some(event) = event.0.as_ref().filter(|event| !event.is_array()).and_then(|event| event.as_object()) else {
         let got = event.0.as_ref().map_or_else(|| "undefined".to_owned(), |event| show(&ctx, event));
-        return Err(throw(&ctx, Kind::Type, &format!("emit takes an event, such as emit({{ type: \"order.reserved\", data }}), not {got}")));
+        return Err(throw(
+            &ctx,
+            Kind::Type,
+            &format!("emit takes an event, such as emit({{ type: \"order.reserved\", data }}), not {got}"),
+        ));
     };
     let text = |key: &str| -> Result<Option<String>, Error> {
         match optional(event, key)? {

@@ -3,6 +3,7 @@
   "use strict";
 
   const ERRORS = { Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError };
+  const UNCLONABLE = [Symbol, Promise, WeakMap, WeakSet, WeakRef];
   const tagOf = (value) => Object.prototype.toString.call(value);
 
   function structuredClone(value, options) {
@@ -68,9 +69,7 @@
     if (value instanceof Boolean || value instanceof Number || value instanceof String || value instanceof BigInt) {
       return keep(Object(value.valueOf()));
     }
-    if (value instanceof Symbol || value instanceof Promise || value instanceof WeakMap || value instanceof WeakSet || value instanceof WeakRef) {
-      refuse(value, "cannot be cloned");
-    }
+    if (UNCLONABLE.some((kind) => value instanceof kind)) refuse(value, "cannot be cloned");
     return properties(value, keep({}), seen);
   }
 
@@ -93,7 +92,8 @@
   }
 
   function refuse(value, why) {
-    const what = typeof value === "function" ? `the function ${value.name || "without a name"}` : typeof value === "symbol" ? String(value) : tagOf(value);
+    let what = typeof value === "symbol" ? String(value) : tagOf(value);
+    if (typeof value === "function") what = `the function ${value.name || "without a name"}`;
     throw new DOMException(`structuredClone: ${what} ${why}`, "DataCloneError");
   }
 

@@ -10,7 +10,9 @@
     return name.toLowerCase();
   }
   function valueOf(name, value) {
-    if (value === undefined || value === null) throw new TypeError(`the header ${JSON.stringify(name)} has no value: it is ${value}`);
+    if (value === undefined || value === null) {
+      throw new TypeError(`the header ${JSON.stringify(name)} has no value: it is ${value}`);
+    }
     value = String(value).replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, "");
     if (/[\0\r\n]/.test(value)) throw new TypeError(`the header ${JSON.stringify(name)} has a line break in its value`);
     return value;
@@ -99,7 +101,9 @@
     #url = "";
 
     constructor(body, init = {}) {
-      if (init === null || typeof init !== "object") throw new TypeError("new Response(body, { status, headers }): the second argument must be an object");
+      if (init === null || typeof init !== "object") {
+        throw new TypeError("new Response(body, { status, headers }): the second argument must be an object");
+      }
       const status = init.status ?? 200;
       if (!Number.isInteger(status) || status < 200 || status > 599) {
         throw new RangeError(`the status of a Response must be a whole number from 200 to 599, not ${String(status)}`);

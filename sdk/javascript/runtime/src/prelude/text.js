@@ -6,7 +6,9 @@
     get encoding() { return "utf-8"; }
     encode(text = "") { return native.encode(String(text)); }
     encodeInto(source, destination) {
-      if (!(destination instanceof Uint8Array)) throw new TypeError("encodeInto(source, destination): the destination must be a Uint8Array");
+      if (!(destination instanceof Uint8Array)) {
+        throw new TypeError("encodeInto(source, destination): the destination must be a Uint8Array");
+      }
       source = String(source);
       let read = 0, written = 0;
       for (const character of source) {
@@ -21,8 +23,12 @@
   }
 
   const LABELS = new Map();
-  for (const label of ["unicode-1-1-utf-8", "unicode11utf8", "unicode20utf8", "utf-8", "utf8", "x-unicode20utf8"]) LABELS.set(label, "utf-8");
-  for (const label of ["csunicode", "iso-10646-ucs-2", "ucs-2", "unicode", "unicodefeff", "utf-16", "utf-16le"]) LABELS.set(label, "utf-16le");
+  for (const [encoding, labels] of [
+    ["utf-8", ["unicode-1-1-utf-8", "unicode11utf8", "unicode20utf8", "utf-8", "utf8", "x-unicode20utf8"]],
+    ["utf-16le", ["csunicode", "iso-10646-ucs-2", "ucs-2", "unicode", "unicodefeff", "utf-16", "utf-16le"]],
+  ]) {
+    for (const label of labels) LABELS.set(label, encoding);
+  }
 
   class TextDecoder {
     #encoding;
@@ -34,7 +40,9 @@
 
     constructor(label = "utf-8", options = {}) {
       this.#encoding = LABELS.get(String(label).trim().toLowerCase());
-      if (!this.#encoding) throw new RangeError(`TextDecoder: ${JSON.stringify(String(label))} is not here, only utf-8 and utf-16le are`);
+      if (!this.#encoding) {
+        throw new RangeError(`TextDecoder: ${JSON.stringify(String(label))} is not here, only utf-8 and utf-16le are`);
+      }
       this.#fatal = Boolean(options?.fatal);
       this.#ignoreBOM = Boolean(options?.ignoreBOM);
     }
@@ -56,7 +64,8 @@
       const started = this.#started;
       this.#rest = new Uint8Array();
       this.#started = false;
-      const whole = stream ? bytes.length - (this.#encoding === "utf-8" ? native.incomplete(bytes) : incompleteUtf16(bytes)) : bytes.length;
+      const open = this.#encoding === "utf-8" ? native.incomplete : incompleteUtf16;
+      const whole = stream ? bytes.length - open(bytes) : bytes.length;
       const now = bytes.subarray(0, whole);
       let text = this.#encoding === "utf-8" ? native.decode(now, false, this.#fatal) : decodeUtf16(now, this.#fatal);
       if (!started && !this.#ignoreBOM && text.startsWith("\uFEFF")) text = text.slice(1);

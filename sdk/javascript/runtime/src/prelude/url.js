@@ -167,7 +167,8 @@
     if (given.length < count) throw new TypeError(`${call}: ${given.length} of ${count} arguments were given`);
   }
 
-  Object.defineProperty(URLSearchParams.prototype, Symbol.iterator, { value: URLSearchParams.prototype.entries, writable: true, configurable: true });
+  const { prototype } = URLSearchParams;
+  Object.defineProperty(prototype, Symbol.iterator, { value: prototype.entries, writable: true, configurable: true });
   for (const [name, value] of [["URL", URL], ["URLSearchParams", URLSearchParams]]) {
     Object.defineProperty(value.prototype, Symbol.toStringTag, { value: name, configurable: true });
   }
