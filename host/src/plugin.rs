@@ -44,6 +44,8 @@ pub struct Handler {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) outbound: Outbound,
     pub(crate) metrics: CallMetrics,
+    /// Whoever can call must keep the clock running that ends calls.
+    pub(crate) _engine: Engine,
 }
 
 impl Handler {
