@@ -97,6 +97,13 @@ impl Arguments {
     }
 }
 
+/// Answer on standard output. A reader that went away (`koksmat … | head`) has had what it wanted.
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Problems that do not keep the host from running.
 fn warn(config: &koksmat::Config) {
     for warning in &config.warnings {

@@ -137,6 +137,8 @@ pub struct EmbeddedConfig {
 pub struct PollerConfig {
     /// The database URL; it may hold a password.
     pub database: Secret,
+    /// SQL that makes the database where it has no tables yet.
+    pub setup: Option<String>,
     /// Time between polls.
     pub every: Duration,
     /// How rows become events.

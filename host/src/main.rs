@@ -1,5 +1,4 @@
 //! The `koksmat` command: flags → command → exit code. Everything it does is in the library.
-#![allow(clippy::print_stdout, reason = "a command answers on standard output")]
 
 mod cli;
 
@@ -8,7 +7,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // Safe: nothing else runs yet. A pipe that was closed (`koksmat … | head`) ends the command and is no panic.
     let arguments = cli::Arguments::parse();
     koksmat::telemetry::init_logs();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

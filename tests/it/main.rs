@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods, reason = "tests")]
 
 mod atomic;
+mod examples;
 mod keyvalue;

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use koksmat::control::Request;
 use serde_json::Value;
 
-use super::{Failure, target};
+use super::{Failure, say, target};
 
 /// Look at, replay or purge dead letters.
 #[derive(Debug, clap::Args)]
@@ -100,13 +100,13 @@ impl DeadLetters {
             Action::Replay { which } => {
                 let client = target::client_or_store(&which.place.path).await?;
                 let answer = client.send(Request::post("/api/dead-letters/replay").query(which.query())).await.map_err(target::failed)?;
-                println!("{} go round again", answer["replayed"]);
+                say(format_args!("{} go round again", answer["replayed"]));
                 Ok(0)
             }
             Action::Purge { which } => {
                 let client = target::client_or_store(&which.place.path).await?;
                 let answer = client.send(Request::delete("/api/dead-letters").query(which.query())).await.map_err(target::failed)?;
-                println!("{} forgotten", answer["purged"]);
+                say(format_args!("{} forgotten", answer["purged"]));
                 Ok(0)
             }
         }
@@ -124,9 +124,9 @@ async fn list(of: Of, json: bool) -> Result<u8, Failure> {
         let Some(letters) = page.as_array().filter(|letters| !letters.is_empty()) else { return Ok(0) };
         for letter in letters {
             if json {
-                println!("{letter}");
+                say(format_args!("{letter}"));
             } else {
-                println!("{}", line(letter));
+                say(format_args!("{}", line(letter)));
             }
             after = after.max(letter["id"].as_i64().unwrap_or(i64::MAX));
         }
@@ -147,6 +147,6 @@ async fn show(id: i64, place: InFolder) -> Result<u8, Failure> {
     let client = target::client_or_store(&place.path).await?;
     let page = client.send(Request::get("/api/dead-letters").query([("id", id.to_string())])).await.map_err(target::failed)?;
     let letter = page.get(0).ok_or_else(|| Failure::usage(format!("there is no dead letter {id}")))?;
-    println!("{}", serde_json::to_string_pretty(letter).map_err(Failure::start)?);
+    say(format_args!("{}", serde_json::to_string_pretty(letter).map_err(Failure::start)?));
     Ok(0)
 }

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use clap::ValueEnum;
 
-use super::Failure;
+use super::{Failure, say};
 
 /// Make a handler from a template.
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ impl New {
                 .and_then(|()| fs::write(&file, text.replace("{{name}}", &crate_name(&name))));
             written.map_err(|error| Failure::start(format!("cannot write {}: {error}", file.display())))?;
         }
-        println!("made {}. Next:\n\n    koksmat run {}", self.path.display(), self.path.display());
+        say(format_args!("made {}. Next:\n\n    koksmat run {}", self.path.display(), self.path.display()));
         Ok(0)
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use koksmat::{BootError, Config, Host, shutdown::signals::Signals};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, warn};
+use super::{Failure, say, warn};
 
 /// Exit codes: 0 clean, 1 did not start, 2 wrong configuration, 3 a started call was cut, 4 the ledger does not balance.
 pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
@@ -44,7 +44,7 @@ pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
             }
         }
     };
-    println!("{}", stopped.line());
+    say(format_args!("{}", stopped.line()));
     let code = stopped.exit_code();
     Ok(if failed && code == 0 { 1 } else { code })
 }

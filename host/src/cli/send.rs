@@ -4,7 +4,7 @@ use std::{io::Read, path::PathBuf};
 
 use koksmat::{config::SourceKind, control::Request};
 
-use super::{Failure, target};
+use super::{Failure, say, target};
 
 /// Send an event to an embedded queue of a running host.
 #[derive(Debug, clap::Args)]
@@ -57,7 +57,7 @@ impl Send {
         let query = query.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
         let request = Request::post(&format!("/api/queues/{queue}")).query(query).body(&content_type, data);
         let answer = client.send(request).await.map_err(target::failed)?;
-        println!("{}", answer["id"].as_str().unwrap_or_default());
+        say(format_args!("{}", answer["id"].as_str().unwrap_or_default()));
         Ok(0)
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use koksmat::control::Request;
 
-use super::{Failure, target};
+use super::{Failure, say, target};
 
 /// Show what a running host does.
 #[derive(Debug, clap::Args)]
@@ -22,9 +22,9 @@ impl Status {
         let (_, client) = target::client(&self.path)?;
         let status = client.send(Request::get("/api/status")).await.map_err(target::failed)?;
         if self.json {
-            println!("{status}");
+            say(format_args!("{status}"));
         } else {
-            print!("{}", text(&status));
+            say(format_args!("{}", text(&status).trim_end()));
         }
         Ok(0)
     }
@@ -65,6 +65,8 @@ fn text(status: &serde_json::Value) -> String {
                 None => "starting".to_owned(),
             };
             let restarts = source["restarts"].as_u64().filter(|n| *n > 0).map(|n| format!(", restarted {n} times")).unwrap_or_default();
+            // Nobody who has one tenant has to know the word.
+            let name = name.strip_prefix("default/").unwrap_or(name);
             let _ = writeln!(out, "  {name} ({}): {state}{restarts}", source["kind"].as_str().unwrap_or_default());
         }
     }

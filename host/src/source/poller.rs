@@ -116,8 +116,8 @@ impl Source for PollerSource {
     }
 
     fn run(&self, ctx: SourceContext) -> Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + '_>> {
-        let PollerConfig { database, every, mode } = self.config.clone();
-        let database = Database::new(&database);
+        let PollerConfig { database, setup, every, mode } = self.config.clone();
+        let database = Database::new(&database, setup);
         Box::pin(async move {
             match mode {
                 PollMode::Claim { table, key, filter, done, lease } => {

@@ -1,6 +1,6 @@
 //! `kind = "poller"`: the database and how its rows become events.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use super::{Check, DAY, HOUR, reference, seconds};
 use crate::config::{
@@ -15,6 +15,7 @@ pub(super) fn check(check: &mut Check<'_>, section: &Span, raw: raw::Poller) -> 
     check.required(section, "every", &raw.every, "the time between polls, such as `2s`");
     let kind = SourceKind::Poller(PollerConfig {
         database: database.unwrap_or_else(|| Secret::new("", "")),
+        setup: raw.setup.as_ref().and_then(|at| setup(check, at)),
         every: check.time(&raw.every, seconds(1), Duration::from_millis(10)..=DAY),
         mode: mode(check, section, &raw),
     });
@@ -61,6 +62,13 @@ fn sqlite(folder: &Path, rest: &str) -> Option<String> {
     }
     let folder = folder.to_str()?.replace('%', "%25").replace('?', "%3F");
     Some(format!("sqlite:{}/{}", folder.trim_end_matches('/'), rest.strip_prefix("./").unwrap_or(rest)))
+}
+
+/// The SQL that makes the database.
+fn setup(check: &mut Check<'_>, At { value, span }: &At<String>) -> Option<String> {
+    let path = check.path(value);
+    let read = fs::read_to_string(&path);
+    read.map_err(|error| check.error(span, format!("cannot read the file {}: {error}", path.display()))).ok()
 }
 
 fn mode(check: &mut Check<'_>, section: &Span, raw: &raw::Poller) -> PollMode {

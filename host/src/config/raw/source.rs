@@ -66,6 +66,8 @@ pub(crate) struct Poller {
     /// The database: `sqlite:PATH`, or a reference to its URL: `env:NAME`, `file:PATH`.
     #[schemars(required)]
     pub(crate) database: Option<At<Reference>>,
+    /// A file of SQL that makes the database, for one of your own: run where it has no tables yet, all of it or nothing.
+    pub(crate) setup: Option<At<String>>,
     /// Time between polls, `10ms` to `1d`.
     #[schemars(required)]
     pub(crate) every: Option<At<Time>>,

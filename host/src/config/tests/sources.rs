@@ -185,6 +185,24 @@ fn a_poller_needs_a_database_an_interval_and_one_mode() {
 }
 
 #[test]
+fn what_makes_a_database_is_read_from_beside_the_file() {
+    assert_said(
+        r#"
+        [sources.a]
+        kind = "poller"
+        database = "sqlite:x.db"
+        setup = "nowhere.sql"
+        every = "1s"
+        query = "select 1 as id"
+        key = "id"
+        "#,
+        r#"
+        koksmat.toml:4:9: sources.a.setup: cannot read the file nowhere.sql: No such file or directory (os error 2)
+        "#,
+    );
+}
+
+#[test]
 fn a_claim_names_a_table_and_a_column() {
     assert_said(
         r#"

@@ -28,6 +28,8 @@ pub(super) enum DatabaseError {
     Url { reference: String },
     #[error("cannot open the database of {reference}: {reason}; is the file there, and may this user read and write it?")]
     Open { reference: String, reason: String },
+    #[error("cannot make the database of {reference} by the source's `setup`: {reason}")]
+    Make { reference: String, reason: String },
     #[error("the database of {reference} is locked by another process: {reason}")]
     Locked { reference: String, reason: String },
     #[error("cannot prepare the database of {reference}: {reason}; have somebody who may run there: {setup}")]
@@ -37,9 +39,9 @@ pub(super) enum DatabaseError {
 }
 
 impl Database {
-    /// The database at `url`; nothing is connected yet.
-    pub(super) fn new(url: &Secret) -> Self {
-        match Sqlite::new(url) {
+    /// The database at `url`, which `make` makes where it is empty; nothing is connected yet.
+    pub(super) fn new(url: &Secret, make: Option<String>) -> Self {
+        match Sqlite::new(url, make) {
             Some(sqlite) => Self::Sqlite(Box::new(sqlite)),
             None => Self::Unknown(UnknownDatabase { reference: url.reference().to_owned() }),
         }

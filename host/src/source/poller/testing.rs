@@ -80,6 +80,6 @@ impl TestDatabase {
     }
 
     pub(super) fn source_at(&self, url: &str, mode: PollMode) -> PollerSource {
-        PollerSource::new(PollerConfig { database: Secret::new(url, "env:POLLED_URL"), every: Duration::from_millis(5), mode })
+        PollerSource::new(PollerConfig { database: Secret::new(url, "env:POLLED_URL"), setup: None, every: Duration::from_millis(5), mode })
     }
 }

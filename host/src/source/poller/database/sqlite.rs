@@ -4,7 +4,7 @@ use std::{io, path::Path, str::FromStr, time::Duration};
 
 use futures_util::StreamExt;
 use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Decode, Row as _, Sqlite as Db, SqliteConnection, TypeInfo, ValueRef,
+    AssertSqlSafe, Column, ConnectOptions, Connection, Decode, Row as _, Sqlite as Db, SqliteConnection, TypeInfo, ValueRef,
     sqlite::{SqliteConnectOptions, SqliteRow},
 };
 
@@ -21,6 +21,8 @@ const BUSY: Duration = Duration::from_secs(2);
 pub(in crate::source::poller) struct Sqlite {
     options: SqliteConnectOptions,
     reference: String,
+    /// What makes the database where it has no tables yet.
+    make: Option<String>,
     /// What is run on each new connection.
     setup: &'static str,
     open: Option<Open>,
@@ -43,10 +45,11 @@ struct FileId {
 
 impl Sqlite {
     /// The database at `url`, if that is a SQLite URL. Until [`setup`](Self::setup) says otherwise it is only read.
-    pub(super) fn new(url: &Secret) -> Option<Self> {
+    pub(super) fn new(url: &Secret, make: Option<String>) -> Option<Self> {
         let url_options = url.expose().starts_with("sqlite:").then(|| SqliteConnectOptions::from_str(url.expose()).ok())??;
         let options = url_options.busy_timeout(BUSY).disable_statement_logging();
-        Some(Self { options, reference: url.reference().to_owned(), setup: "PRAGMA query_only = ON", open: None })
+        let options = if make.is_some() { options.create_if_missing(true) } else { options };
+        Some(Self { options, reference: url.reference().to_owned(), make, setup: "PRAGMA query_only = ON", open: None })
     }
 
     /// What is run on each new connection.
@@ -84,8 +87,18 @@ impl Sqlite {
 
     async fn connect(&self) -> Result<Open, DatabaseError> {
         let reference = || self.reference.clone();
+        if let (Some(_), Some(folder)) = (&self.make, self.options.get_filename().parent()) {
+            // What is wrong with the folder shows when the file is opened.
+            let _ = tokio::fs::create_dir_all(folder).await;
+        }
         let mut connection =
             self.options.connect().await.map_err(|e| DatabaseError::Open { reference: reference(), reason: reason(&e) })?;
+        if let Some(script) = &self.make {
+            make(&mut connection, script).await.map_err(|error| match is_locked(&error) {
+                true => DatabaseError::Locked { reference: reference(), reason: reason(&error) },
+                false => DatabaseError::Make { reference: reference(), reason: reason(&error) },
+            })?;
+        }
         let file = file_id(self.options.get_filename()).await.ok();
         match sqlx::raw_sql(self.setup).execute(&mut connection).await {
             Ok(_) => Ok(Open { connection, file }),
@@ -93,6 +106,22 @@ impl Sqlite {
             Err(error) => Err(DatabaseError::Setup { reference: reference(), reason: reason(&error), setup: self.setup }),
         }
     }
+}
+
+/// Make an empty database what it is to be, all of it or nothing. Of two who find it empty the second waits and finds it made.
+async fn make(connection: &mut SqliteConnection, script: &str) -> sqlx::Result<()> {
+    if !is_empty(connection).await? {
+        return Ok(());
+    }
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    if is_empty(&mut transaction).await? {
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
+async fn is_empty(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)").fetch_one(connection).await
 }
 
 /// The rows of a statement, at most `limit`. It is prepared each time: a table may have got a column since.
@@ -155,4 +184,39 @@ async fn file_id(path: &Path) -> io::Result<FileId> {
 #[cfg(not(unix))]
 async fn file_id(path: &Path) -> io::Result<FileId> {
     tokio::fs::metadata(path).await.map(|_| FileId {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCRIPT: &str = "create table invoice (id integer primary key); insert into invoice values (1), (2);";
+
+    fn database(path: &Path, make: &str) -> Sqlite {
+        Sqlite::new(&Secret::new(format!("sqlite:{}", path.display()), "sqlite:billing.db"), Some(make.to_owned())).unwrap()
+    }
+
+    async fn ids(database: &mut Sqlite) -> Result<usize, String> {
+        database.rows("select id from invoice", 10).await.map(|rows| rows.len()).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_not_there_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/billing.db");
+        assert_eq!(ids(&mut database(&path, SCRIPT)).await, Ok(2));
+        assert_eq!(ids(&mut database(&path, SCRIPT)).await, Ok(2), "what is there is left alone");
+        let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        sqlx::raw_sql("delete from invoice").execute(&mut connection).await.unwrap();
+        assert_eq!(ids(&mut database(&path, SCRIPT)).await, Ok(0), "and so is an empty table");
+    }
+
+    #[tokio::test]
+    async fn of_a_script_that_fails_nothing_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("billing.db");
+        let error = ids(&mut database(&path, "create table invoice (id); creaet table x (id);")).await.unwrap_err();
+        assert!(error.contains("by the source's `setup`") && error.contains("creaet"), "{error}");
+        assert_eq!(ids(&mut database(&path, SCRIPT)).await, Ok(2), "a script that is put right is run");
+    }
 }
