@@ -4,3 +4,4 @@
 mod atomic;
 mod examples;
 mod keyvalue;
+mod real_input;
