@@ -28,7 +28,7 @@ use crate::{
         serve::{self, Stop},
     },
     plugin::{Capacity, Engine, Handler, Loader, load::LoadError},
-    shutdown::{Running, ledger::Ledgers},
+    shutdown::{Running, Takedown, ledger::Ledgers},
     source::{
         Source, SourceContext,
         poller::PollerSource,
@@ -47,7 +47,10 @@ use crate::{
 /// Instances beside those that calls need: one for each lane, and some for what is being cut.
 const SPARE_INSTANCES: usize = 8;
 
-/// A running host. Dropping it without [`Host::shutdown`] leaves events unsettled: they are delivered again.
+/// A running host.
+///
+/// Dropping it without [`Host::shutdown`] is like the end of its process: nothing more is written, its store is free for the next at once
+/// (which blocks for as long as a write takes), everything it started ends soon after. What was not settled is delivered again.
 pub struct Host {
     pub(crate) running: Running,
 }
@@ -124,6 +127,8 @@ async fn boot(
     health: Health,
     ledgers: Ledgers,
 ) -> Result<Running, BootError> {
+    let mut takedown = Takedown::default();
+
     // Plugins: built, compiled, linked.
     let handlers = load_handlers(config, store.clone()).await.map_err(phase("plugins"))?;
     let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies(config))));
@@ -159,7 +164,8 @@ async fn boot(
         cut: cut.clone(),
         calls: calls.clone(),
     };
-    let controller = task::spawn("controller", controller.run());
+    takedown.token(&cut);
+    let controller = takedown.task(task::spawn("controller", controller.run()));
 
     // Listeners: bound before anything takes events.
     let token = Token::open(&config.host.store).map_err(phase("token"))?;
@@ -181,8 +187,11 @@ async fn boot(
         started: std::time::Instant::now(),
     };
     let stop_admin = Stop::default();
-    let listener = task::spawn("listener", serve::serve(listener, routes.router(), stop_listening.clone()));
-    let admin_task = task::spawn("admin listener", serve::serve(admin_listener, admin::router(admin.clone()), stop_admin.clone()));
+    takedown.token(&stop_listening.now);
+    takedown.token(&stop_admin.now);
+    let listener = takedown.task(task::spawn("listener", serve::serve(listener, routes.router(), stop_listening.clone())));
+    let admin_router = admin::router(admin.clone());
+    let admin_task = takedown.task(task::spawn("admin listener", serve::serve(admin_listener, admin_router, stop_admin.clone())));
     let control_socket = admin::socket::start(&config.host.store, admin, stop_admin.clone()).map_err(phase("control socket"))?;
 
     // Sources.
@@ -195,7 +204,10 @@ async fn boot(
         in_flight: task_credits,
         stopping: stopping.clone(),
     };
-    let mut sources = vec![("tasks".to_owned(), task::spawn("tasks", feeder.run(FeederState::default())))];
+    takedown.token(&stopping);
+    takedown.store(store);
+    let feeder = takedown.task(task::spawn("tasks", feeder.run(FeederState::default())));
+    let mut sources = vec![("tasks".to_owned(), feeder)];
     let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
     let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| SourceContext {
         origin: Origin { tenant, source: name.into(), kind: kind.into() },
@@ -221,10 +233,10 @@ async fn boot(
     }
     for (source, context) in to_start {
         let name = context.origin().source.to_string();
-        sources.push((name, task::spawn("source", supervise::supervise(source, context))));
+        sources.push((name, takedown.task(task::spawn("source", supervise::supervise(source, context)))));
     }
     drop((control, acceptor));
-    let keeper = task::spawn("retention", keep_retention(store.clone(), retention(config), stopping.clone()));
+    let keeper = takedown.task(task::spawn("retention", keep_retention(store.clone(), retention(config), stopping.clone())));
     health.enter(Phase::Running);
 
     Ok(Running {
@@ -236,6 +248,7 @@ async fn boot(
         stopping,
         stop_listening,
         stop_admin,
+        takedown,
         cut,
         calls,
         controller,

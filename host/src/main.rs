@@ -13,7 +13,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cli::Failure::start(format!("cannot start the runtime: {error}")).report(),
     };
-    match runtime.block_on(arguments.run()) {
+    let ended = runtime.block_on(arguments.run());
+    // A boot that was stopped may still compile on a thread of its own, which nobody waits for.
+    runtime.shutdown_background();
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(failure) => failure.report(),
     }

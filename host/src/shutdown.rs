@@ -12,7 +12,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +33,8 @@ use crate::{
 const RESERVE: Duration = Duration::from_secs(5);
 /// How long a cut call may take to be gone: its fiber is dropped at its next wait, or at the next tick while it computes.
 const CUT: Duration = Duration::from_secs(2);
+/// What only has to be told that it is over.
+const LAST: Duration = Duration::from_secs(1);
 
 /// The parts of a running host that a stop has to do with.
 pub(crate) struct Running {
@@ -44,6 +46,7 @@ pub(crate) struct Running {
     pub(crate) stopping: CancellationToken,
     pub(crate) stop_listening: Stop,
     pub(crate) stop_admin: Stop,
+    pub(crate) takedown: Takedown,
     pub(crate) cut: CancellationToken,
     pub(crate) calls: TaskTracker,
     pub(crate) controller: JoinHandle<()>,
@@ -59,11 +62,57 @@ pub(crate) struct Running {
     pub(crate) drain_delay: Duration,
 }
 
+/// What runs before it is stopped, and ends when this is dropped: the parts of a boot that failed, or of a host that was dropped without
+/// a stop. For that host it is like the end of its process.
+#[derive(Default)]
+pub(crate) struct Takedown {
+    tokens: Vec<CancellationToken>,
+    tasks: Vec<AbortHandle>,
+    store: Option<Arc<dyn Store>>,
+}
+
+impl Takedown {
+    /// End something by its token.
+    pub(crate) fn token(&mut self, token: &CancellationToken) {
+        self.tokens.push(token.clone());
+    }
+
+    /// End a task.
+    pub(crate) fn task<T>(&mut self, task: JoinHandle<T>) -> JoinHandle<T> {
+        self.tasks.push(task.abort_handle());
+        task
+    }
+
+    /// Let go of the store too, first of all: what ends afterwards writes nothing more.
+    pub(crate) fn store(&mut self, store: &Arc<dyn Store>) {
+        self.store = Some(store.clone());
+    }
+
+    /// Everything has ended in good order.
+    fn done(mut self) {
+        self.tokens.clear();
+        self.tasks.clear();
+        self.store = None;
+    }
+}
+
+impl Drop for Takedown {
+    fn drop(&mut self) {
+        if let Some(store) = &self.store {
+            store.abandon();
+        }
+        self.tokens.iter().for_each(CancellationToken::cancel);
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
 /// How a stop went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
     /// What was received and what became of each.
     pub ledger: Ledger,
+    /// The sources that ignored their stop signal and were aborted.
+    pub aborted: Vec<String>,
     /// How long it took from the first signal, without `drain-delay`.
     pub took: Duration,
 }
@@ -118,7 +167,9 @@ impl Host {
 
     /// Wait until something of the host has ended that cannot be started again; then it has to be shut down. Cancel safe.
     pub async fn failed(&self) {
-        while !self.running.controller.is_finished() && !self.running.listener.is_finished() {
+        let Running { controller, listener, sources, .. } = &self.running;
+        // Sources are kept running by their task; when it ends before the stop, nobody does.
+        while !(controller.is_finished() || listener.is_finished() || sources.iter().any(|(_, source)| source.is_finished())) {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }
@@ -189,24 +240,32 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
     phases.ended("what was cut goes back");
 
     let flushed_by = Instant::now() + RESERVE;
+    let mut aborted = Vec::new();
     for (name, mut source) in running.sources {
         match timeout_at(flushed_by, &mut source).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(source = name, %error, "a source ended badly"),
             Err(_) => {
+                tracing::error!(source = name.as_str(), "the source ignores its stop: aborted");
                 source.abort();
-                tracing::error!(source = name, "the source ignores its stop: aborted");
+                // What it holds of the control channel goes with it, unless it never lets its thread go.
+                let _ = timeout(LAST, source).await;
+                aborted.push(name);
             }
         }
     }
     stop_task("listener", running.listener, flushed_by).await;
     running.stop_listening.now.cancel();
     stop_task("retention", running.keeper, flushed_by).await;
+    drop((running.commands, running.routes));
+    // With the last sender gone the controller returns what was still in the channel.
+    stop_task("controller", running.controller, flushed_by.max(Instant::now() + LAST)).await;
+    if timeout(LAST, running.calls.wait()).await.is_err() {
+        tracing::error!("a call is still not settled");
+    }
     if let Err(error) = running.settler.release_returned().await {
         tracing::warn!(%error, "claims could not be released; they end with this process");
     }
-    drop((running.commands, running.routes));
-    stop_task("controller", running.controller, flushed_by).await;
     phases.ended("sources flushed");
 
     if let Err(error) = running.store.close().await {
@@ -214,11 +273,12 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
     }
     phases.ended("store closed");
 
-    let stopped = Stopped { ledger: running.ledgers.ledger(), took: began.elapsed() };
+    let stopped = Stopped { ledger: running.ledgers.ledger(), aborted, took: began.elapsed() };
     running.stop_admin.graceful.cancel();
     drop(running.control_socket);
     stop_task("admin listener", running.admin, Instant::now() + Duration::from_secs(1)).await;
     phases.ended("admin listener closed");
+    running.takedown.done();
     stopped
 }
 

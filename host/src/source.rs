@@ -175,6 +175,11 @@ impl SourceContext {
         Ok(ours.map(|d| d.ready + d.later + d.running).sum())
     }
 
+    /// The number of this start of the host on its store.
+    pub(crate) fn start_number(&self) -> u64 {
+        self.store.start_number()
+    }
+
     /// The HTTP routes of the host's listener.
     pub fn routes(&self) -> &Routes {
         &self.routes

@@ -490,4 +490,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finish what was handed over, mark the end as clean and let go of the store.
     fn close(&self) -> StoreFuture<'_, ()>;
+
+    /// Let go of the store at once, as the end of the process would: nothing more is written, the end is no clean one. Blocks until it is
+    /// free. Closed already is no error.
+    fn abandon(&self);
 }

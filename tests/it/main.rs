@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods, reason = "tests")]
 
 mod atomic;
+mod crash;
 mod examples;
 mod keyvalue;
 mod real_input;
+mod stop;

@@ -34,6 +34,12 @@ impl Folder {
         self
     }
 
+    /// All lines of `[host]`, in place of the ones there are.
+    pub fn replace_host(mut self, lines: &str) -> Self {
+        self.host = lines.to_owned();
+        self
+    }
+
     /// Sections of the configuration, as TOML.
     pub fn toml(mut self, toml: &str) -> Self {
         self.rest.push('\n');

@@ -88,8 +88,13 @@ impl TestHost {
     }
 }
 
-/// One HTTP request on a connection of its own or a kept one.
+/// One HTTP request on a connection of its own.
 pub async fn request(url: &str, method: &str, headers: &[(&str, &str)], body: Bytes) -> Reply {
+    try_request(url, method, headers, body).await.unwrap_or_else(|error| panic!("{method} {url}: {error}"))
+}
+
+/// The same where nobody may answer.
+pub async fn try_request(url: &str, method: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Reply, String> {
     static CLIENT: std::sync::OnceLock<Arc<Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>>> =
         std::sync::OnceLock::new();
     // A client belongs to the runtime it was made in, and each test has its own: no kept connections.
@@ -98,7 +103,8 @@ pub async fn request(url: &str, method: &str, headers: &[(&str, &str)], body: By
     for (name, value) in headers {
         builder = builder.header(*name, *value);
     }
-    let response = client.request(builder.body(Full::new(body)).unwrap()).await.unwrap_or_else(|error| panic!("{method} {url}: {error:?}"));
+    let response = client.request(builder.body(Full::new(body)).unwrap()).await.map_err(|error| format!("{error:?}"))?;
     let (parts, body) = response.into_parts();
-    Reply { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
+    Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, routing::post};
+use tokio::{sync::watch, time::Instant};
 
 /// `POST /hold` keeps its caller inside for some milliseconds; what it is called with is written down in the order of entry.
 #[derive(Clone)]
@@ -20,6 +21,7 @@ pub struct Inside {
 
 #[derive(Default)]
 struct Counts {
+    hold: watch::Sender<Duration>,
     now: AtomicUsize,
     most: AtomicUsize,
     entered: Mutex<Vec<String>>,
@@ -27,10 +29,20 @@ struct Counts {
     changed: tokio::sync::Notify,
 }
 
+/// A caller that is inside, until it leaves or goes away.
+struct Leaves<'a>(&'a Counts);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Inside {
     /// Start it; each caller is kept inside for `hold`.
     pub async fn start(hold: Duration) -> Self {
         let state = Arc::<Counts>::default();
+        state.hold.send_replace(hold);
         let enter = move |State(state): State<Arc<Counts>>, headers: http::HeaderMap, body: String| async move {
             let now = state.now.fetch_add(1, Ordering::SeqCst) + 1;
             state.most.fetch_max(now, Ordering::SeqCst);
@@ -38,9 +50,15 @@ impl Inside {
             let key = headers.get("idempotency-key").map(|key| key.to_str().unwrap().to_owned()).unwrap_or_default();
             state.keys.lock().unwrap().push(key);
             state.changed.notify_waiters();
-            tokio::time::sleep(hold).await;
-            state.now.fetch_sub(1, Ordering::SeqCst);
-            "out"
+            let _leaves = Leaves(&state);
+            let (entered, mut hold) = (Instant::now(), state.hold.subscribe());
+            loop {
+                let until = entered.checked_add(*hold.borrow_and_update()).unwrap_or(entered);
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => return "out",
+                    _ = hold.changed() => {}
+                }
+            }
         };
         let router = Router::new().route("/hold", post(enter)).with_state(state.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,6 +73,18 @@ impl Inside {
 
     pub fn url(&self) -> String {
         format!("http://{}/hold", self.address)
+    }
+
+    /// From now on keep every caller inside for this long since it entered, those who are inside too.
+    pub fn keep_for(&self, hold: Duration) {
+        self.state.hold.send_replace(hold);
+    }
+
+    /// Begin to count anew.
+    pub fn forget(&self) {
+        self.state.most.store(self.now(), Ordering::SeqCst);
+        self.state.entered.lock().unwrap().clear();
+        self.state.keys.lock().unwrap().clear();
     }
 
     /// The most that were inside at once.

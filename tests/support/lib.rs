@@ -7,11 +7,13 @@ pub mod guests;
 pub mod host;
 pub mod inside;
 pub mod process;
+pub mod traffic;
 
 pub use folder::Folder;
 pub use host::TestHost;
 pub use inside::Inside;
 pub use process::Process;
+pub use traffic::Traffic;
 
 use std::{future::Future, path::PathBuf, time::Duration};
 

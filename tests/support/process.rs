@@ -131,6 +131,23 @@ impl Process {
         assert!(status.success());
     }
 
+    /// Wait until SIGTERM and SIGINT no longer end the process by themselves: before that it has done nothing.
+    pub async fn arms_its_signals(&self) {
+        const BOTH: u64 = 1 << (15 - 1) | 1 << (2 - 1);
+        let status = format!("/proc/{}/status", self.pid());
+        crate::until("the signals to be armed", || async {
+            let status = std::fs::read_to_string(&status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            (u64::from_str_radix(caught.trim(), 16).unwrap() & BOTH == BOTH).then_some(())
+        })
+        .await;
+    }
+
+    /// Nobody reads its standard output any more.
+    pub fn close_stdout(&mut self) {
+        self.child.stdout = None;
+    }
+
     /// SIGTERM, and wait for the end.
     pub async fn stop(self) -> Ended {
         self.signal("TERM").await;
@@ -140,9 +157,16 @@ impl Process {
     /// Wait for the end.
     pub async fn ended(mut self) -> Ended {
         let mut stdout = String::new();
-        let mut pipe = self.child.stdout.take().unwrap();
-        crate::within("the process to close its output", pipe.read_to_string(&mut stdout)).await.unwrap();
-        let status = crate::within("the process to end", self.child.wait()).await.unwrap();
+        let mut pipe = self.child.stdout.take();
+        let end = async {
+            if let Some(pipe) = &mut pipe {
+                pipe.read_to_string(&mut stdout).await.unwrap();
+            }
+            self.child.wait().await.unwrap()
+        };
+        let Ok(status) = tokio::time::timeout(crate::PATIENCE, end).await else {
+            panic!("waited {:?} in vain for the process to end:\n{}", crate::PATIENCE, self.log().join("\n"));
+        };
         while self.lines.changed().await.is_ok() {}
         Ended { code: status.code(), stdout, log: self.log() }
     }

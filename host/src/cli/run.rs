@@ -1,11 +1,11 @@
 //! `koksmat run`
 
-use std::path::Path;
+use std::{io::Write, path::Path};
 
 use koksmat::{BootError, Config, Host, shutdown::signals::Signals};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, say, warn};
+use super::{Failure, warn};
 
 /// Exit codes: 0 clean, 1 did not start, 2 wrong configuration, 3 a started call was cut, 4 the ledger does not balance.
 pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
@@ -44,7 +44,10 @@ pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
             }
         }
     };
-    say(format_args!("{}", stopped.line()));
+    // Who no longer reads it has not asked for it: that is no reason to end badly.
+    if let Err(error) = writeln!(std::io::stdout(), "{}", stopped.line()) {
+        tracing::warn!(%error, ledger = stopped.line(), "the ledger cannot be written to standard output");
+    }
     let code = stopped.exit_code();
     Ok(if failed && code == 0 { 1 } else { code })
 }

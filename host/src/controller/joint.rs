@@ -80,11 +80,12 @@ impl Joint {
             return;
         }
         let answer = std::mem::replace(&mut state.answer, Answer::Done { response: None });
+        // Counted before anybody hears of it.
+        self.settler.ledgers.ended(&self.origin, state.tally);
         if let Some(receipt) = state.receipt.take() {
             receipt.answer(answer);
         }
         drop(state.credit.take());
-        self.settler.ledgers.ended(&self.origin, state.tally);
         drop(state);
         if let Some(task) = &self.task {
             self.settler.task_ended(task);

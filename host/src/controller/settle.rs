@@ -24,6 +24,9 @@ use crate::{
     store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Read, Store, StoreError, Task, Verdict},
 };
 
+/// How long after the store failed an event comes again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
 /// What became of one call.
 #[derive(Debug)]
 pub(crate) struct Settled {
@@ -81,7 +84,7 @@ impl Settler {
                         self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None).await
                     }
                     Ok(Committed::Invalid(reason)) => self.fail(joint, routed, call, Outcome::Reject { reason }, None).await,
-                    Err(error) => self.store_failed(call, &error),
+                    Err(error) => self.store_failed(joint, call, &error).await,
                 }
             }
             outcome => self.fail(joint, routed, call, outcome, failure).await,
@@ -125,7 +128,7 @@ impl Settler {
                 self.bell.ring(group_of(&call.id));
                 settled
             }
-            Err(error) => self.store_failed(call, &error),
+            Err(error) => self.store_failed(joint, call, &error).await,
         }
     }
 
@@ -146,10 +149,16 @@ impl Settler {
         committed
     }
 
-    /// The store did not take it: the event is delivered again.
-    fn store_failed(&self, call: &Call, error: &StoreError) -> Settled {
+    /// The store did not take it: the event is delivered again, in a moment.
+    async fn store_failed(&self, joint: &Joint, call: &Call, error: &StoreError) -> Settled {
         tracing::error!(tenant = %call.id.tenant, handler = &*call.id.handler, event = call.event.id, %error, "cannot settle a call: its event comes again");
-        Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(Duration::from_secs(1)), cause: Cause::Host } }
+        self.store.unhold(call.holder);
+        if let Some(task) = &joint.task {
+            // Nobody else waits before a task comes again.
+            tokio::time::sleep(STORE_RETRY).await;
+            self.give_back(task.claim);
+        }
+        Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(STORE_RETRY), cause: Cause::Host } }
     }
 
     pub(crate) fn note_store(&self, error: Option<&StoreError>) {
@@ -238,14 +247,14 @@ pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery, policy:
                 Ok(_) => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
                 Err(error) => {
                     settler.note_store(Some(&error));
-                    (Tally::Returned, Answer::Again { after: Some(Duration::from_secs(1)), cause: Cause::Host })
+                    (Tally::Returned, Answer::Again { after: Some(STORE_RETRY), cause: Cause::Host })
                 }
             }
         }
     };
+    settler.ledgers.ended(&origin, tally);
     receipt.answer(answer);
     drop(credit);
-    settler.ledgers.ended(&origin, tally);
 }
 
 fn cause_of(failure: Option<&Failure>) -> Cause {

@@ -122,7 +122,7 @@ impl Source for PollerSource {
             match mode {
                 PollMode::Claim { table, key, filter, done, lease } => {
                     let table = claim::Table { source: claim::name_of(ctx.origin()), table, key, filter, done, lease };
-                    Poller::new(ctx, every, Claims::new(database, table)).run().await;
+                    Poller::new(ctx.clone(), every, Claims::new(ctx, database, table)).run().await;
                 }
                 PollMode::Query { query, key, version } => {
                     Poller::new(ctx.clone(), every, Query::new(ctx, database, query, key, version)).run().await;

@@ -17,6 +17,7 @@ use crate::{
         settle::{Settler, now},
     },
     receipt::Receipt,
+    shutdown::ledger::Tally,
     store::{Store, StoreError, Task, Want},
 };
 
@@ -66,6 +67,7 @@ impl TaskFeeder {
             state.dirty.extend(self.waiting_groups().await?);
         }
         loop {
+            self.run_suspects(state).await?;
             state.dirty.extend(self.bell.take());
             let mut credits = HashMap::<Group, Vec<Credit>>::new();
             let mut wants = Vec::new();
@@ -86,36 +88,49 @@ impl TaskFeeder {
             if tasks.is_empty() {
                 break;
             }
+            let probation = tasks.iter().any(|task| task.suspect);
             for task in tasks {
                 let group = Group { tenant: task.tenant.clone(), source: task.source.clone(), handler: task.handler.clone() };
-                let Some(credit) = credits.get_mut(&group).and_then(Vec::pop) else {
-                    self.settler.give_back(task.claim);
-                    continue;
-                };
+                let credit = credits.get_mut(&group).and_then(Vec::pop);
                 // It may have more: claimed until a claim comes back short.
                 state.dirty.insert(group);
-                if task.suspect {
-                    state.suspects.push_back((task, credit));
-                } else {
-                    drop(self.deliver(task, credit).await);
+                match credit {
+                    Some(credit) if task.suspect => state.suspects.push_back((task, credit)),
+                    Some(credit) if !probation => drop(self.deliver(task, credit).await),
+                    // No task is started beside a suspect, nor is one that was not started to become a suspect.
+                    _ => self.settler.give_back(task.claim),
                 }
             }
-            self.run_suspect(state).await?;
+            if probation {
+                self.settler.release_returned().await?;
+            }
         }
-        self.run_suspect(state).await?;
         let next = self.store.next_due().await?;
         Ok(next.map_or(IDLE, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(IDLE))
     }
 
-    /// Suspects run one at a time, each counted before its call.
-    async fn run_suspect(&self, state: &mut FeederState) -> Result<(), StoreError> {
+    /// Suspects run one at a time, each counted before its call. Beside them there are only calls of sources that wait for their answer.
+    async fn run_suspects(&self, state: &mut FeederState) -> Result<(), StoreError> {
         while let Some((task, credit)) = state.suspects.pop_front() {
-            if self.store.alone(task.claim).await?.is_continue() {
-                let ended = self.deliver(task, credit).await;
-                tokio::select! {
-                    _ = ended.answer() => {}
-                    () = self.stopping.cancelled() => return Ok(()),
+            let may_run = match self.store.alone(task.claim).await {
+                Ok(may_run) => may_run,
+                Err(error) => {
+                    state.suspects.push_front((task, credit));
+                    return Err(error);
                 }
+            };
+            if may_run.is_break() {
+                tracing::error!(tenant = %task.tenant, source = &*task.source, handler = &*task.handler, event = task.event.id,
+                    "the host ended again and again while this call ran alone: quarantined as a dead letter");
+                let origin = Origin { tenant: task.tenant, source: task.source, kind: task.kind };
+                self.settler.ledgers.received(&origin);
+                self.settler.ledgers.ended(&origin, Tally::Dead);
+                continue;
+            }
+            let ended = self.deliver(task, credit).await;
+            tokio::select! {
+                _ = ended.answer() => {}
+                () = self.stopping.cancelled() => return Ok(()),
             }
         }
         Ok(())

@@ -202,4 +202,6 @@ impl Store for Ledger {
     fn close(&self) -> StoreFuture<'_, ()> {
         unsupported()
     }
+
+    fn abandon(&self) {}
 }

@@ -288,4 +288,6 @@ impl Store for FakeStore {
     fn close(&self) -> StoreFuture<'_, ()> {
         closed()
     }
+
+    fn abandon(&self) {}
 }

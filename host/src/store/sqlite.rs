@@ -271,6 +271,11 @@ impl Store for SqliteStore {
             self.writer.close().await
         })
     }
+
+    fn abandon(&self) {
+        self.readers.abandon();
+        self.writer.abandon();
+    }
 }
 
 /// Claims nobody took: their tasks would stay running until the next start. They are given back with the next claim.

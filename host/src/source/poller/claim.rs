@@ -3,7 +3,8 @@
 //! Leases and marks live in the table `koksmat_claims` of the polled database, so that several hosts may poll one table. A claim has
 //!
 //! * an **owner** and an **epoch**, which moves whenever the row is claimed again: only the newest claim can complete the row;
-//! * a **lease**, extended while the row is in flight: when the owner is gone, another takes the row after it has ended;
+//! * a **lease**, extended while the row is in flight: when the owner is gone, another takes the row after it has ended.
+//!   What the same host held before it was started again is free at once: having its store proves that it is not held any more;
 //! * a **generation**, which stays the same until the row is done and is never used again: `key#generation` is what the event is
 //!   recognised by, whoever claims the row and however often.
 //!
@@ -19,7 +20,7 @@ use super::{
     database::{Database, DatabaseError},
     row::{Row, Value},
 };
-use crate::{channel::Origin, config::ClaimDone, receipt::Answer};
+use crate::{channel::Origin, config::ClaimDone, receipt::Answer, source::SourceContext};
 
 mod sqlite;
 #[cfg(test)]
@@ -55,11 +56,17 @@ enum Completion {
     Release(Duration),
 }
 
+/// Under which name the store remembers who claims: the number of the start and the owner.
+const OWNER: &str = "owner";
+
 pub(super) struct Claims {
+    ctx: SourceContext,
     database: Database,
     table: Table,
-    /// New at every start: what an earlier one held is free when its leases end.
+    /// New whenever the source is started.
     owner: String,
+    /// The store knows it.
+    remembered: bool,
     /// Up to where the marks were compared with the rows; absent: from the beginning.
     swept: Option<Value>,
 }
@@ -70,12 +77,29 @@ pub(super) fn name_of(origin: &Origin) -> String {
 }
 
 impl Claims {
-    pub(super) fn new(mut database: Database, table: Table) -> Self {
+    pub(super) fn new(ctx: SourceContext, mut database: Database, table: Table) -> Self {
         match &mut database {
             Database::Sqlite(db) => db.setup(sqlite::SETUP),
             Database::Unknown(_) => {}
         }
-        Self { database, table, owner: uuid::Uuid::now_v7().to_string(), swept: None }
+        Self { ctx, database, table, owner: uuid::Uuid::now_v7().to_string(), remembered: false, swept: None }
+    }
+
+    /// Free what an earlier start of this host held, and have the store remember who holds from now on. An earlier owner of the same start
+    /// may still have rows in flight: those are free when their leases end.
+    async fn succeed(&mut self) -> Result<(), PollError> {
+        let start = self.ctx.start_number().to_string();
+        let known = self.ctx.state(OWNER).await?.into_iter().find(|(name, _)| name == OWNER);
+        let known = known.and_then(|(_, value)| String::from_utf8(value).ok());
+        if let Some((_, earlier)) = known.as_deref().and_then(|known| known.split_once(' ')).filter(|(of, _)| **of != start) {
+            match &mut self.database {
+                Database::Sqlite(db) => sqlite::free(db, &self.table, earlier).await?,
+                Database::Unknown(unknown) => return Err(unknown.error().into()),
+            }
+        }
+        self.ctx.set_state(vec![(OWNER.into(), Some(format!("{start} {}", self.owner).into_bytes()))]).await?;
+        self.remembered = true;
+        Ok(())
     }
 
     async fn take(&mut self, limit: usize) -> Result<Vec<(Claim, Row)>, DatabaseError> {
@@ -117,6 +141,9 @@ impl Mode for Claims {
     type Ticket = Claim;
 
     async fn poll(&mut self, limit: usize) -> Result<Vec<Found<Claim>>, PollError> {
+        if !self.remembered {
+            self.succeed().await?;
+        }
         self.sweep().await?;
         let taken = self.take(limit).await?;
         let found = |(claim, row): (Claim, Row)| {

@@ -53,6 +53,12 @@ impl Readers {
         self.turns.close();
         lock(&self.idle).clear();
     }
+
+    /// Answer everyone from now on with [`StoreError::Closed`]. Who reads may finish.
+    pub(super) fn abandon(&self) {
+        self.turns.close();
+        lock(&self.idle).clear();
+    }
 }
 
 fn lock(idle: &Mutex<Vec<Connection>>) -> MutexGuard<'_, Vec<Connection>> {

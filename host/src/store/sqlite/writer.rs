@@ -4,13 +4,14 @@
 //! rolled everything back) is carried out again member by member, so that only the one to blame fails. It never reads for others.
 
 #[cfg(test)]
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::AtomicU64;
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -29,7 +30,8 @@ const GROUP: usize = 256;
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Message>>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    abandoned: Arc<AtomicBool>,
     /// How many transactions were committed.
     #[cfg(test)]
     pub(super) commits: Arc<AtomicU64>,
@@ -70,12 +72,14 @@ impl Writer {
     /// Start the thread on its connection. It holds the process lock until the connection is closed.
     pub(super) fn start(connection: Connection, lock: Lock, durable: bool) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE);
+        let abandoned = Arc::<AtomicBool>::default();
         let worker = Worker {
             connection,
             lock,
             durable,
             survives: None,
             waiting,
+            abandoned: abandoned.clone(),
             #[cfg(test)]
             commits: Arc::default(),
         };
@@ -84,7 +88,8 @@ impl Writer {
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || worker.run())?;
         Ok(Self {
             queue: Some(queue),
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
+            abandoned,
             #[cfg(test)]
             commits,
         })
@@ -113,16 +118,31 @@ impl Writer {
         place.0.send(Message::Close(answer));
         closed.await.unwrap_or(Err(StoreError::Closed))
     }
+
+    /// Carry out nothing more, not even what was handed over; let go of the file. It is free when this returns.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        if let Some(queue) = &self.queue {
+            // To wake the thread: with a full queue it is awake.
+            let _ = queue.try_send(Message::Abandoned);
+        }
+        self.join();
+    }
+
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // An operation may hold what holds the store: the thread cannot wait for itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Writer {
     /// What was handed over is carried out, and the file is free for the next to open when this returns.
     fn drop(&mut self) {
         self.queue = None;
-        // An operation may hold what holds the store: the thread cannot wait for itself.
-        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
-            let _ = thread.join();
-        }
+        self.join();
     }
 }
 
@@ -165,6 +185,7 @@ impl<T> Answer<T> {
 enum Message {
     Work(Box<dyn Member>),
     Close(oneshot::Sender<Result<(), StoreError>>),
+    Abandoned,
 }
 
 /// An operation in a group, whatever its answer.
@@ -243,6 +264,7 @@ struct Worker {
     /// What commits survive as the connection is set now.
     survives: Option<Survive>,
     waiting: mpsc::Receiver<Message>,
+    abandoned: Arc<AtomicBool>,
     #[cfg(test)]
     commits: Arc<AtomicU64>,
 }
@@ -261,8 +283,13 @@ impl Worker {
                         self.waiting.close();
                         close = Some(answer);
                     }
+                    Message::Abandoned => {}
                 }
                 next = (group.len() < GROUP).then(|| self.waiting.try_recv().ok()).flatten();
+            }
+            if self.abandoned.load(Ordering::Acquire) {
+                close = None;
+                break;
             }
             self.commit_group(&mut group);
             group.drain(..).for_each(Member::answer);

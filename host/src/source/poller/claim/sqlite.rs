@@ -164,6 +164,14 @@ pub(super) async fn renew(db: &mut Sqlite, table: &Table, owner: &str) -> Result
     db.check("extending leases", renewed).map(|_| ())
 }
 
+/// End every lease of `owner`, who is gone.
+pub(super) async fn free(db: &mut Sqlite, table: &Table, owner: &str) -> Result<(), DatabaseError> {
+    let statement = format!("UPDATE koksmat_claims SET owner = NULL, lease_until = {NOW} WHERE {OURS} AND owner = ?3 AND done_at IS NULL");
+    let connection = db.connection().await?;
+    let freed = ours(statement, table).bind(owner).execute(connection).await;
+    db.check("ending leases", freed).map(|_| ())
+}
+
 /// Forget claims that nobody holds and whose row is gone, among the next few behind `from`. Answers where to go on; `None`: this was the end.
 pub(super) async fn sweep(db: &mut Sqlite, table: &Table, from: Option<Value>) -> Result<Option<Value>, DatabaseError> {
     let connection = db.connection().await?;
