@@ -2,9 +2,11 @@
 //!
 //! Nothing here knows where an event comes from or what a failure leads to.
 
+mod aside;
 pub(crate) mod bindings;
 pub(crate) mod build;
 pub(crate) mod capability;
+mod contract;
 mod effects;
 pub mod engine;
 mod guest;
@@ -13,7 +15,10 @@ mod limits;
 mod link;
 pub(crate) mod load;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use arc_swap::ArcSwap;
 
@@ -44,8 +49,10 @@ pub struct Handler {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) outbound: Outbound,
     pub(crate) metrics: CallMetrics,
-    /// Whoever can call must keep the clock running that ends calls.
-    pub(crate) _engine: Engine,
+    /// Its last call computed for long: the next one begins aside.
+    pub(crate) heavy: AtomicBool,
+    /// Whoever can call keeps the clock running that ends calls.
+    pub(crate) engine: Engine,
 }
 
 impl Handler {

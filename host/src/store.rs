@@ -78,8 +78,8 @@ pub struct Acceptance {
     pub event: Arc<Event>,
     /// The handlers that want it.
     pub handlers: Vec<Subscriber>,
-    /// When no handler wants it: `true` writes it as a dead letter "no route", `false` only its key and `state`.
-    pub dead_letter_unmatched: bool,
+    /// When no handler wants it: the reason with which it becomes a dead letter; absent: only its key and `state` are written.
+    pub unrouted: Option<&'static str>,
     /// When its tasks become due; absent: now.
     pub due: Option<Millis>,
     /// How many emits lie between this event and one from outside.

@@ -5,5 +5,6 @@ mod atomic;
 mod crash;
 mod examples;
 mod keyvalue;
+mod limits;
 mod real_input;
 mod stop;

@@ -1,6 +1,10 @@
 //! The components of `tests/guests`, built once by their script.
 
-use std::{path::PathBuf, process::Command, sync::OnceLock};
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 /// The core module of a guest; the host encodes it.
 pub fn core_module(name: &str) -> PathBuf {
@@ -12,6 +16,20 @@ pub fn core_module(name: &str) -> PathBuf {
     });
     let path = root.join("target/guests").join(format!("{name}.wasm"));
     assert!(path.is_file(), "there is no guest `{name}`");
+    path
+}
+
+/// A component of `tests/guests/odd`: what Rust cannot write.
+pub fn odd(name: &str) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let root = crate::repository();
+    let component = wat::parse_file(root.join(format!("tests/guests/odd/{name}.wat"))).unwrap_or_else(|error| panic!("{error}"));
+    let path = root.join(format!("target/guests/odd/{name}.wasm"));
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if std::fs::read(&path).ok().as_ref() != Some(&component) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, component).unwrap();
+    }
     path
 }
 

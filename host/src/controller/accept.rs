@@ -23,6 +23,11 @@ use crate::{
     store::{Acceptance, Accepted, Millis, Store, StoreError, Subscriber},
 };
 
+/// Why an event beyond that is a dead letter.
+const IN_A_RING: &str = "emitted 16 times over: do its handlers emit to each other in a ring?";
+/// Why an event that no handler wants is one.
+const NO_ROUTE: &str = "no route";
+
 /// Makes acceptances: events with their routes.
 #[derive(Clone)]
 pub(crate) struct Router {
@@ -41,7 +46,7 @@ impl Router {
             kind: origin.kind.clone(),
             key,
             handlers: self.subscribers(origin, &event),
-            dead_letter_unmatched: self.generation.load().unmatched(origin) == Unmatched::DeadLetter,
+            unrouted: (self.generation.load().unmatched(origin) == Unmatched::DeadLetter).then_some(NO_ROUTE),
             event,
             due: None,
             hops,
@@ -52,7 +57,7 @@ impl Router {
 
     /// An event nobody wants, to be kept as a dead letter.
     pub(crate) fn no_route(&self, origin: &Origin, event: Arc<Event>, key: Option<String>) -> Acceptance {
-        Acceptance { handlers: Vec::new(), dead_letter_unmatched: true, ..self.acceptance(origin, event, key, 0) }
+        Acceptance { handlers: Vec::new(), unrouted: Some(NO_ROUTE), ..self.acceptance(origin, event, key, 0) }
     }
 
     /// What a call emitted, routed.
@@ -73,9 +78,9 @@ impl Router {
             acceptance.backlog = self.generation.load().backlog(&origin);
             acceptance.due = emission.after.map(|after| now().saturating_add(Millis::try_from(after.as_millis()).unwrap_or(Millis::MAX)));
             if hops > MAX_HOPS {
-                tracing::warn!(handler = handler.config.name, "an event was emitted {MAX_HOPS} times over: dead letter");
+                tracing::warn!(tenant = %origin.tenant, handler = handler.config.name, event = acceptance.event.id, "{IN_A_RING} Dead letter");
                 acceptance.handlers.clear();
-                acceptance.dead_letter_unmatched = true;
+                acceptance.unrouted = Some(IN_A_RING);
             }
             acceptance
         };

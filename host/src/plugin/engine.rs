@@ -11,6 +11,8 @@ use std::{
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::aside::Aside;
+
 /// How often a running guest is interrupted to see whether its deadline has passed and to let others run. Measured: a deadline is overshot
 /// by at most about one tick.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
@@ -40,6 +42,7 @@ pub struct Capacity {
 #[derive(Clone)]
 pub struct Engine {
     engine: wasmtime::Engine,
+    aside: Arc<Aside>,
     _ticker: Arc<Ticker>,
 }
 
@@ -75,12 +78,17 @@ impl Engine {
         check_mappings(capacity.instances)?;
         let engine = wasmtime::Engine::new(&config(capacity)).map_err(|e| EngineError::Wasmtime(format!("{e:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|e| EngineError::Wasmtime(e.to_string()))?;
-        Ok(Self { engine, _ticker: Arc::new(ticker) })
+        Ok(Self { engine, aside: Arc::new(Aside::new()), _ticker: Arc::new(ticker) })
     }
 
     /// The wasmtime engine.
     pub fn wasmtime(&self) -> &wasmtime::Engine {
         &self.engine
+    }
+
+    /// Where calls run that compute for long.
+    pub(crate) fn aside(&self) -> &Aside {
+        &self.aside
     }
 }
 

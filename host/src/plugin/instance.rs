@@ -68,11 +68,15 @@ impl Handler {
     ///
     /// Returns within the handler's timeout and about one tick of the epoch clock. Dropping the future ends the call where it is; nothing
     /// of it has happened then but requests that were already sent.
-    pub async fn call(&self, call: Call) -> Finished {
+    pub async fn call(self: &Arc<Self>, call: Call) -> Finished {
         let started = Instant::now();
+        self.engine.aside().run(&self.heavy, self.clone().run(call, started)).await
+    }
+
+    async fn run(self: Arc<Self>, call: Call, started: Instant) -> Finished {
         let deadline = started + self.config.timeout;
         let log = CallLog::new(call.id.tenant.as_str().into(), call.id.handler.clone(), call.event.id.as_str().into(), call.attempt);
-        let guest = Guest::new(self, &call, deadline, log.clone());
+        let guest = Guest::new(&self, &call, deadline, log.clone());
         let code = self.code.load_full();
         let mut store = Store::new(code.pre.engine(), guest);
         store.limiter(|guest| &mut guest.limiter);
@@ -86,12 +90,17 @@ impl Handler {
             Ok(UpdateDeadline::Yield(1))
         });
 
-        let answer = tokio::time::timeout_at(deadline.into(), invoke(&code, &mut store, &call, self.config.timeout)).await;
+        let answer = tokio::select! {
+            // The deadline is looked at first: a guest that would go on computing is not even asked.
+            biased;
+            () = tokio::time::sleep_until(deadline.into()) => None,
+            answer = invoke(&code, &mut store, &call, self.config.timeout) => Some(answer),
+        };
         log.finish();
         let guest = store.data_mut();
         let result = match answer {
-            Err(_) => Err(Failure::Timeout(self.config.timeout)),
-            Ok(answer) => judge(answer, guest, self.config.timeout, &code),
+            None => Err(Failure::Timeout(self.config.timeout)),
+            Some(answer) => judge(answer, guest, self.config.timeout, &code),
         };
         let (outcome, failure) = match result {
             Ok(outcome) => (outcome, None),

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use crate::{
         Code, Engine, Handler, ScriptLoad,
         build::{BuildError, Builder, Built, Cache, LOAD, Script},
         capability::{self, Capability, http::Outbound},
+        contract,
         engine::TICK,
         guest::Guest,
         link::{self, Linked},
@@ -109,7 +110,8 @@ impl Loader {
             code: ArcSwap::from_pointee(code),
             queues: self.queues.clone(),
             store: self.store.clone(),
-            _engine: self.engine.clone(),
+            heavy: AtomicBool::new(false),
+            engine: self.engine.clone(),
         });
         if let Some(script) = script {
             task::spawn("snapshot", take_over(self.clone(), handler.clone(), script));
@@ -153,12 +155,8 @@ impl Loader {
             Some(needs) => check_grants(config, needs, of_script)?,
             None => check_imports(config, &built.says.imports)?,
         }
-        if !built.says.exports.iter().any(|export| export == HANDLER) {
-            let of_ours = built.says.exports.iter().find(|export| export.starts_with("koksmat:plugin/"));
-            let why = of_ours.map_or_else(|| format!("it does not export {HANDLER}"), |other| format!("it exports {other}"));
-            return Err(wrong_world(config, &why));
-        }
         let component = self.builder.compile(&built).await.map_err(|error| build_error(config, error))?;
+        contract::check(self.engine.wasmtime(), &component).map_err(|why| wrong_world(config, &why))?;
         let pre = Linked::new(&self.linker, &component).map_err(|error| wrong_world(config, &format!("{error:#}")))?;
         Ok(Code { pre, digest: built.digest.into(), positions: built.says.positions, script: None })
     }
@@ -175,9 +173,6 @@ impl Loader {
         Ok(Code { pre, digest, positions: script.positions.clone(), script: Some(script_load.into()) })
     }
 }
-
-/// What a handler exports.
-const HANDLER: &str = "koksmat:plugin/handler@0.1.0";
 
 fn build_error(config: &HandlerConfig, error: BuildError) -> LoadError {
     LoadError::Build { handler: config.name.clone(), error: error.to_string() }

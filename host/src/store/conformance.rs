@@ -133,7 +133,7 @@ pub(crate) fn order(id: &str) -> Acceptance {
         key: Some(id.into()),
         event: event(id),
         handlers: vec![subscriber("invoice")],
-        dead_letter_unmatched: true,
+        unrouted: Some("no route"),
         due: None,
         hops: 0,
         backlog: None,

@@ -98,7 +98,11 @@ fn thrown(script: &Script, text: &str) -> Problem {
     let names = script.modules.iter().map(|(name, _)| name.as_str());
     match sourcemap::first_place(&message, names) {
         Some((file, place)) => Problem { file: file.to_owned(), place: Some(place), message },
-        None => Problem { file: script.entry.clone(), place: None, message },
+        None => {
+            // Which file is said by the problem.
+            let message = message.strip_prefix(&format!("{}: ", script.entry)).map(str::to_owned).unwrap_or(message);
+            Problem { file: script.entry.clone(), place: None, message }
+        }
     }
 }
 

@@ -74,8 +74,7 @@ pub(crate) async fn an_event_nobody_wants_is_a_dead_letter(store: Arc<dyn Store>
 }
 
 pub(crate) async fn an_event_nobody_wants_may_be_ignored_but_its_key_is_kept(store: Arc<dyn Store>) {
-    let ignored =
-        Acceptance { handlers: Vec::new(), dead_letter_unmatched: false, state: vec![("last".into(), Some(b"1".to_vec()))], ..order("1") };
+    let ignored = Acceptance { handlers: Vec::new(), unrouted: None, state: vec![("last".into(), Some(b"1".to_vec()))], ..order("1") };
     accept(&*store, ignored.clone()).await;
     assert!(store.dead_letters(all_letters()).await.unwrap().is_empty());
     assert_eq!(store.accept(ignored).await.unwrap(), Accepted::Duplicate { id: "1".into() });

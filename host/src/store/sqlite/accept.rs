@@ -42,7 +42,7 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
             };
             task.insert(connection, now)?;
         }
-    } else if acceptance.dead_letter_unmatched {
+    } else if let Some(reason) = acceptance.unrouted {
         let letter = dead_letter::NewLetter {
             tenant,
             source,
@@ -50,7 +50,7 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
             handler: None,
             key: acceptance.key.as_deref(),
             order: None,
-            reason: "no route",
+            reason,
             history: "[]",
             plugin: None,
             hops: acceptance.hops,
