@@ -1,5 +1,13 @@
 //! The promises, one file each.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    reason = "tests"
+)]
 
 mod atomic;
 mod crash;
@@ -7,4 +15,7 @@ mod examples;
 mod keyvalue;
 mod limits;
 mod real_input;
+mod rust_handlers;
+mod scripts;
 mod stop;
+mod timer_poller;

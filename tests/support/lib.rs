@@ -1,11 +1,12 @@
 //! What the tests of the promises speak: a host under test, in this process or as the real binary, guests, and servers that count.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs, reason = "tests")]
 
 pub mod clients;
 pub mod folder;
 pub mod guests;
 pub mod host;
 pub mod inside;
+pub mod log;
 pub mod process;
 pub mod traffic;
 

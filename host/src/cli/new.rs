@@ -25,7 +25,7 @@ enum Language {
     Rust,
 }
 
-/// The types for editors: the same file that the runtime is documented by.
+/// The types for editors, which find them by the settings beside: the same file that the runtime is documented by.
 const TYPES: &str = include_str!("../../../sdk/javascript/koksmat.d.ts");
 
 /// A file of a template: its path and what is in it. `{{name}}` stands for the handler's name.
@@ -36,12 +36,14 @@ const JAVASCRIPT: &[File] = &[
     ("handlers/hello.js", include_str!("templates/javascript/hello.js")),
     ("README.md", include_str!("templates/javascript/README.md")),
     ("koksmat.d.ts", TYPES),
+    ("jsconfig.json", include_str!("templates/javascript/jsconfig.json")),
 ];
 const TYPESCRIPT: &[File] = &[
     ("koksmat.toml", include_str!("templates/typescript/koksmat.toml")),
     ("handlers/hello.ts", include_str!("templates/typescript/hello.ts")),
     ("README.md", include_str!("templates/javascript/README.md")),
     ("koksmat.d.ts", TYPES),
+    ("tsconfig.json", include_str!("templates/typescript/tsconfig.json")),
 ];
 const RUST: &[File] = &[
     ("koksmat.toml", include_str!("templates/rust/koksmat.toml")),

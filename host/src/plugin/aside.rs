@@ -53,7 +53,6 @@ impl Aside {
 
     async fn elsewhere<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> T {
         let Some(threads) = self.0.get_or_init(threads) else { return call.await };
-        #[expect(clippy::disallowed_methods, reason = "the task is a part of this one: awaited here, and ended with it")]
         match AbortOnDropHandle::new(threads.spawn(call)).await {
             Ok(ended) => ended,
             Err(error) => match error.try_into_panic() {

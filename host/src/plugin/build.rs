@@ -17,9 +17,9 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::OnceCell, task::spawn_blocking};
-use wasmtime::{Engine, component::Component};
+use wasmtime::component::Component;
 
-use crate::config::PluginRef;
+use crate::{config::PluginRef, plugin::Engine};
 
 pub(crate) use self::{
     cache::Cache,
@@ -70,7 +70,8 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// `ticks` of the engine's epoch bound a script's top level: somebody must be moving it.
+    /// `ticks` of the engine's epoch bound a script's top level. What is begun on a blocking thread holds on to the engine, and so keeps
+    /// its clock running, also when nobody waits for the result any more.
     pub(crate) fn new(engine: Engine, cache: Cache, ticks: u64) -> Self {
         Self { engine, cache, ticks, runtime: OnceCell::new(), toolchain: cargo::Toolchain::from_env() }
     }
@@ -115,7 +116,7 @@ impl Builder {
         let (engine, cache, ticks, script) = (self.engine.clone(), self.cache.clone(), self.ticks, script.clone());
         let runtime = self.runtime().await?;
         spawn_blocking(move || {
-            let component = Handle::current().block_on(snapshot::snapshot(&engine, &runtime, &script, ticks))?;
+            let component = Handle::current().block_on(snapshot::snapshot(engine.wasmtime(), &runtime, &script, ticks))?;
             cache.keep_component(&snapshot::inputs(&script), &component);
             Built::of(component, false).map_err(|reason| BuildError::Encode { path: PathBuf::from(&script.entry), reason })
         })
@@ -126,7 +127,7 @@ impl Builder {
     pub(crate) async fn runtime(&self) -> Result<Arc<Runtime>, BuildError> {
         let load = || async {
             let (engine, cache) = (self.engine.clone(), self.cache.clone());
-            spawn_blocking(move || Runtime::load(&engine, &cache).map(Arc::new)).await?
+            spawn_blocking(move || Runtime::load(engine.wasmtime(), &cache).map(Arc::new)).await?
         };
         self.runtime.get_or_try_init(load).await.cloned()
     }
@@ -134,12 +135,12 @@ impl Builder {
     /// The compiled form of a component: milliseconds from the cache, else about a second for a script.
     pub(crate) async fn compile(&self, built: &Built) -> Result<Component, BuildError> {
         let (engine, cache, built) = (self.engine.clone(), self.cache.clone(), built.clone());
-        spawn_blocking(move || cache.compile(&engine, &built.digest, || Ok(built.component))).await?
+        spawn_blocking(move || cache.compile(engine.wasmtime(), &built.digest, || Ok(built.component))).await?
     }
 
     /// Whether [`Builder::compile`] need not compile.
     pub(crate) fn is_compiled(&self, built: &Built) -> bool {
-        self.cache.is_compiled(&self.engine, &built.digest)
+        self.cache.is_compiled(self.engine.wasmtime(), &built.digest)
     }
 
     async fn encoded(&self, path: &Path) -> Result<Built, BuildError> {
@@ -148,7 +149,7 @@ impl Builder {
             let bytes = read(&path)?;
             let digest = cache::digest(&bytes);
             let refused = |reason| BuildError::Encode { path: path.clone(), reason };
-            if cache.is_compiled(&engine, &digest) {
+            if cache.is_compiled(engine.wasmtime(), &digest) {
                 // It was valid when it was compiled.
                 return Built::of(bytes, true).map_err(refused);
             }

@@ -91,7 +91,7 @@ impl Loader {
     pub fn new(engine: Engine, cache_dir: &Path, store: Arc<dyn Store>, queues: HashSet<String>) -> anyhow::Result<Self> {
         let linker = link::linker(engine.wasmtime()).map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ticks = u64::try_from(TOP_LEVEL.as_millis() / TICK.as_millis()).unwrap_or(1);
-        let builder = Builder::new(engine.wasmtime().clone(), Cache::open(cache_dir)?, ticks);
+        let builder = Builder::new(engine.clone(), Cache::open(cache_dir)?, ticks);
         Ok(Self { linker, builder, store, queues: queues.into(), engine })
     }
 

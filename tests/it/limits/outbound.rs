@@ -96,11 +96,7 @@ async fn only_listed_hosts_are_reached_whatever_they_are_called() {
     assert_eq!(*other.asked.lock().unwrap(), [], "nobody reached the other server");
 
     let host = host_of_behave(&granted("api.example.com")).await;
-    for url in [
-        allowed.url("/"),
-        "http://example.com/".into(),
-        "http://api.example.com.evil.test/".into(),
-    ] {
+    for url in [allowed.url("/"), "http://example.com/".into(), "http://api.example.com.evil.test/".into()] {
         refused(&host, &get(&url), NOT_LISTED).await;
     }
     refused(&host, &get("http://api.example.com@127.0.0.1/"), "a URL with a user name").await;

@@ -1,31 +1,21 @@
 //! From a file to an answer: scripts are built, compiled and called.
 
-use std::{
-    fs,
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs, sync::LazyLock};
 
 use tempfile::TempDir;
 use wasmtime::{
-    Config, Store,
+    Store,
     component::{Instance, Linker, Val},
 };
 
 use super::*;
+use crate::plugin::Capacity;
 
-/// Ticks that a top level may take: nearly a minute of [`Ticking`], which may go on beside a test that does not expect it.
+/// Ticks that a top level may take: nearly a minute.
 const TICKS: u64 = 10_000;
 
-/// As the host configures it, as far as scripts care.
-static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
-    let mut config = Config::new();
-    config.epoch_interruption(true).max_wasm_stack(2 << 20).async_stack_size(4 << 20);
-    Engine::new(&config).unwrap()
-});
+/// As the host has it.
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(Capacity { instances: 64, memory: 256 << 20 }).unwrap());
 
 /// Kept between test runs, beside the test's own binary: the runtime takes a second to compile.
 fn cache() -> Cache {
@@ -52,32 +42,9 @@ async fn build_script(name: &str, text: &str) -> Result<Built, BuildError> {
     builder.snapshot(&script).await
 }
 
-/// Moves the engine's epoch every few milliseconds while it lives.
-struct Ticking(Arc<AtomicBool>);
-
-impl Ticking {
-    fn start() -> Self {
-        let on = Arc::new(AtomicBool::new(true));
-        let ticking = on.clone();
-        std::thread::spawn(move || {
-            while ticking.load(Ordering::Relaxed) {
-                ENGINE.increment_epoch();
-                std::thread::park_timeout(Duration::from_millis(5));
-            }
-        });
-        Self(on)
-    }
-}
-
-impl Drop for Ticking {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
 /// An instance whose imports all trap but for the clocks.
 async fn instance(component: &Component) -> (Store<()>, Instance) {
-    let mut linker = Linker::new(&ENGINE);
+    let mut linker = Linker::new(ENGINE.wasmtime());
     let mut clock = linker.instance("wasi:clocks/wall-clock@0.2.12").unwrap();
     clock
         .func_new("now", |_, _, _, results| {
@@ -88,7 +55,7 @@ async fn instance(component: &Component) -> (Store<()>, Instance) {
     linker.instance("wasi:clocks/monotonic-clock@0.2.12").unwrap().func_wrap("now", |_, ()| Ok((0_u64,))).unwrap();
     linker.instance("wasi:random/random@0.2.12").unwrap().func_wrap("get-random-u64", |_, ()| Ok((4_u64,))).unwrap();
     linker.define_unknown_imports_as_traps(component).unwrap();
-    let mut store = Store::new(&ENGINE, ());
+    let mut store = Store::new(ENGINE.wasmtime(), ());
     store.set_epoch_deadline(u64::MAX / 2);
     let instance = linker.instantiate_async(&mut store, component).await.unwrap();
     (store, instance)
@@ -228,7 +195,6 @@ async fn the_top_level_cannot_call_the_host() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_top_level_without_end_is_cut() {
-    let _ticking = Ticking::start();
     let (_folder, plugin) = script("loop.js", "for (;;) {}\nexport function handle() {}\n");
     let error = Builder { ticks: 20, ..builder() }.build(&plugin).await.unwrap_err().to_string();
     assert_eq!(error, "loop.js: the top level of its modules does not come to an end: what takes long belongs into handle");

@@ -1,6 +1,9 @@
-/// <reference path="../koksmat.d.ts" />
 import { keyvalue, log, Reject } from "koksmat";
 
+/**
+ * @param {import("koksmat").Event} event
+ * @param {import("koksmat").Context} ctx
+ */
 export function handle(event, ctx) {
   const { name } = event.json();
   if (!name) throw new Reject("a greeting needs a name");

@@ -1,4 +1,3 @@
-/// <reference path="../koksmat.d.ts" />
 import { keyvalue, log, Reject, type Context, type Event } from "koksmat";
 
 interface Greeting {
