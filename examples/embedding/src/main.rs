@@ -1,6 +1,8 @@
 //! A program that uses Koksmat as a library, with a source of its own: each line of standard input is an event.
 //!
-//!     printf 'one two\nthree\n' | cargo run -p embedding
+//! ```sh
+//! printf 'one two\nthree\n' | cargo run -p embedding
+//! ```
 
 use std::{future::Future, path::Path, pin::Pin, process::ExitCode, sync::Arc};
 

@@ -122,7 +122,7 @@ impl From<ErrorCode> for Failure {
 impl Exchange {
     fn run(&mut self, redirect: &str) -> Result<Answer, Failure> {
         for _ in 0..=REDIRECTS {
-            let answer = self.once()?;
+            let answer = self.once().map_err(|failure| self.timeout.judged(failure))?;
             let Some(target) = self.target(&answer) else {
                 return Ok(answer);
             };
@@ -336,6 +336,18 @@ impl Timeout {
         let _ = options.set_first_byte_timeout(nanoseconds);
         let _ = options.set_between_bytes_timeout(nanoseconds);
         Some(options)
+    }
+
+    /// The host counts the same time: where its clock was heard first, it was the time that was given all the same.
+    fn judged(&self, failure: Failure) -> Failure {
+        let timed_out = matches!(
+            failure,
+            Failure::Transport(ErrorCode::ConnectionTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout)
+        );
+        match &self.given {
+            Some((_, over)) if timed_out && over.ready() => Failure::TimedOut,
+            _ => failure,
+        }
     }
 
     fn wait(&self, ready: &Pollable) -> Result<(), Failure> {
