@@ -111,7 +111,12 @@ async fn without_the_wasm_target_the_command_that_adds_it_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_compiler_says_is_shown() {
-    let folder = rust_handler("out of stock").file("handler/src/lib.rs", "fn broken( {\n");
+    let manifest = "[package]\nname = \"broken\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n";
+    let folder = Folder::new().file("handler/Cargo.toml", manifest).file("handler/src/lib.rs", "fn broken( {\n").queue("orders").handler(
+        "broken",
+        "handler",
+        "on = [{ source = \"orders\" }]",
+    );
     let ended = koksmat(&folder, &["build"], &guests::toolchain()).await;
     let said = ended.log.join("\n");
     assert_eq!(ended.code, Some(2), "{said}");
@@ -175,21 +180,13 @@ async fn what_is_no_handler_is_refused_by_name() {
         assert_eq!(ended.code, Some(2), "{said}");
         assert!(said.contains("handlers.h: ") && said.contains(name) && said.contains(part), "no {part:?} in {said}");
     };
-    let odd = |name: &str| std::fs::read(repository().join("tests/guests/odd").join(name)).unwrap();
-    refused("text.wasm", b"not a component", "").await;
-    refused("empty.wasm", b"", "").await;
-    refused("half.wasm", &std::fs::read(guests::core_module("stock")).unwrap()[..5_000], "").await;
-    refused("plain.wasm", &wat_of(&odd("core-module.wat")), "").await;
+    refused("text.wasm", b"not a component", "this is not WebAssembly").await;
+    refused("empty.wasm", b"", "this is not WebAssembly").await;
+    refused("half.wasm", &std::fs::read(guests::core_module("stock")).unwrap()[..5_000], "this is not valid WebAssembly").await;
+    refused("plain.wasm", b"\0asm\x01\0\0\0", "nothing says which interfaces it implements: build it with the SDK").await;
     let missing = Folder::new().queue("orders").handler("h", "gone.wasm", "on = [{ source = \"orders\" }]");
     let ended = koksmat(&missing, &["check"], &[]).await;
     assert!(ended.code == Some(2) && ended.log.join("\n").contains("gone.wasm"), "{ended:?}");
-}
-
-/// A text module as wasmtime reads it: as the bytes of its binary form.
-fn wat_of(text: &[u8]) -> Vec<u8> {
-    let engine = wasmtime::Engine::default();
-    drop(engine);
-    text.to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]

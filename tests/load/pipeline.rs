@@ -21,7 +21,7 @@ use wasmtime::{
 
 const EVENTS: usize = 10_000;
 const ROUNDS: usize = 9;
-const ORDER: &str = r#"{"order":"A-1001","customer":{"name":"ada lovelace","city":"london"},"lines":[{"sku":"tea","quantity":2},{"sku":"cup","quantity":1}],"currency":"eur","note":"leave at the door"}"#;
+const ORDER: &str = r#"{"id":"018f2b6e-7c1a","sku":"TEA-0042","name":"assam second flush","warehouse":"gothenburg-north","quantity":12,"price":7.25,"tags":["tea","black","loose","organic","single-estate"]}"#;
 
 fn main() {
     pin_to_one_core();

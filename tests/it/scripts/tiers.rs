@@ -11,6 +11,7 @@ use koksmat_tests::{
 use super::{FROM_MEMORY, New, SNAPSHOT_SERVES, new_handler, response};
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "the figure is of interest")]
 async fn new_code_serves_before_it_is_compiled() {
     let mut took = Vec::new();
     for _ in 0..5 {
