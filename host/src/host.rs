@@ -236,7 +236,9 @@ async fn boot(
         sources.push((name, takedown.task(task::spawn("source", supervise::supervise(source, context)))));
     }
     drop((control, acceptor));
-    let keeper = takedown.task(task::spawn("retention", keep_retention(store.clone(), retention(config), stopping.clone())));
+    let keep = keep_retention(store.clone(), retention(config), stopping.clone());
+    let watch = watch_store(store.clone(), health.clone(), stopping.clone());
+    let keeper = takedown.task(task::spawn("store keeper", async { tokio::join!(keep, watch).0 }));
     health.enter(Phase::Running);
 
     Ok(Running {
@@ -373,6 +375,29 @@ async fn keep_retention(store: Arc<dyn Store>, retention: Retention, stopping: C
             () = stopping.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
+    }
+}
+
+/// While the store takes no writes, try whether it does again: nobody may send anything to a host that is not ready.
+async fn watch_store(store: Arc<dyn Store>, health: Health, stopping: CancellationToken) {
+    const EVERY: Duration = Duration::from_secs(1);
+    /// Room for some calls: what takes the last free page makes no store ready.
+    const PROBE: usize = 64 << 10;
+    let write = |value| store.set_state(Tenant::default(), "(store)".into(), vec![("probe".to_owned(), value)]);
+    let watch = async {
+        loop {
+            health.wait_for(|report| report.store.is_some()).await;
+            tokio::time::sleep(EVERY).await;
+            let probed = match write(Some(vec![0; PROBE])).await {
+                Ok(()) => write(None).await,
+                failed => failed,
+            };
+            health.store_problem(probed.err().map(|error| error.to_string()));
+        }
+    };
+    tokio::select! {
+        () = stopping.cancelled() => {}
+        () = watch => {}
     }
 }
 

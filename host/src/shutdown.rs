@@ -256,7 +256,7 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
     }
     stop_task("listener", running.listener, flushed_by).await;
     running.stop_listening.now.cancel();
-    stop_task("retention", running.keeper, flushed_by).await;
+    stop_task("store keeper", running.keeper, flushed_by).await;
     drop((running.commands, running.routes));
     // With the last sender gone the controller returns what was still in the channel.
     stop_task("controller", running.controller, flushed_by.max(Instant::now() + LAST)).await;

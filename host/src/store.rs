@@ -435,8 +435,8 @@ pub trait Store: Send + Sync + 'static {
     /// Give claims back that were never started: due again at once, no attempt counted. A suspect stays one.
     fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()>;
 
-    /// When the next task that is not due yet becomes due.
-    fn next_due(&self) -> StoreFuture<'_, Option<Millis>>;
+    /// When the first task becomes, or became, due after this time.
+    fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>>;
 
     /// A suspect task is about to run alone: written durably before the call, and counted when the host ends under it. After the third
     /// time `Break`: it was quarantined as a dead letter instead. `Break` too when the claim is void.

@@ -11,6 +11,8 @@
 
 mod atomic;
 mod crash;
+mod delivery;
+mod errors;
 mod examples;
 mod keyvalue;
 mod limits;

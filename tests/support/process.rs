@@ -32,6 +32,17 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Whatever happens, nothing panics.
+    fn without_a_panic(self) -> Self {
+        assert!(!self.log.iter().any(|line| line.contains("panicked")), "{}", self.log.join("\n"));
+        self
+    }
+
+    /// What it said on standard error.
+    pub fn said(&self) -> String {
+        self.log.join("\n")
+    }
+
     /// The ledger line, which must be the only one on standard output.
     pub fn ledger(&self) -> serde_json::Value {
         assert_eq!(self.stdout.lines().count(), 1, "standard output holds one line: {:?}\n{}", self.stdout, self.log.join("\n"));
@@ -59,6 +70,7 @@ pub async fn koksmat(folder: &Path, arguments: &[&str]) -> Ended {
         stdout: String::from_utf8(output.stdout).unwrap(),
         log: String::from_utf8(output.stderr).unwrap().lines().map(str::to_owned).collect(),
     }
+    .without_a_panic()
 }
 
 impl Process {
@@ -70,22 +82,35 @@ impl Process {
     /// The same with these environment variables.
     pub async fn start_with(folder: &Folder, environment: &[(&str, &str)]) -> Self {
         let mut process = Self::spawn(folder, environment);
-        let line = process.line("runs listen=").await;
-        let field = |name: &str| line.split(&format!("{name}=")).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-        (process.listen, process.admin) = (field("listen"), field("admin"));
-        let ready = format!("http://{}/readyz", process.admin);
-        crate::until("readiness", || async {
-            (crate::host::request(&ready, "GET", &[], Default::default()).await.status == 200).then_some(())
-        })
-        .await;
+        process.listens().await;
+        process.ready().await;
         process
+    }
+
+    /// Wait until it listens, be its sources ready or not.
+    pub async fn listens(&mut self) {
+        let line = self.line("runs listen=").await;
+        let field = |name: &str| line.split(&format!("{name}=")).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        (self.listen, self.admin) = (field("listen"), field("admin"));
+    }
+
+    /// Wait until its sources take events.
+    pub async fn ready(&self) {
+        crate::until("readiness", || async { (self.admin("/readyz").await.status == 200).then_some(()) }).await;
     }
 
     /// Start it and wait for nothing.
     pub fn spawn(folder: &Folder, environment: &[(&str, &str)]) -> Self {
+        Self::spawn_by(&[], folder, environment)
+    }
+
+    /// The same by a command that takes what it is to run as its arguments.
+    pub fn spawn_by(by: &[&str], folder: &Folder, environment: &[(&str, &str)]) -> Self {
         folder.write();
-        let mut command = Command::new(binary());
-        command.arg("run").arg(folder.path()).envs(environment.iter().copied()).env("NO_COLOR", "1");
+        let binary = binary();
+        let mut words = by.iter().map(std::ffi::OsStr::new).chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg("run").arg(folder.path()).envs(environment.iter().copied()).env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let log = Arc::<Mutex<Vec<String>>>::default();
@@ -168,7 +193,12 @@ impl Process {
             panic!("waited {:?} in vain for the process to end:\n{}", crate::PATIENCE, self.log().join("\n"));
         };
         while self.lines.changed().await.is_ok() {}
-        Ended { code: status.code(), stdout, log: self.log() }
+        Ended { code: status.code(), stdout, log: self.log() }.without_a_panic()
+    }
+
+    /// GET from the admin address.
+    pub async fn admin(&self, path: &str) -> crate::host::Reply {
+        crate::host::request(&format!("http://{}{path}", self.admin), "GET", &[], Default::default()).await
     }
 
     /// POST to the listener.

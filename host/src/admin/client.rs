@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use crate::{
     admin::{self, socket},
     config::StoreConfig,
-    store::sqlite::SqliteStore,
+    store::{StoreError, sqlite::SqliteStore},
     task,
 };
 
@@ -32,6 +32,9 @@ pub enum ClientError {
     /// No host runs.
     #[error("no host runs on this store (nothing answers at {}): start it with `koksmat run`", .0.display())]
     NotRunning(PathBuf),
+    /// No host runs, and the store cannot be opened in its place.
+    #[error("no host runs on this store, and it cannot be opened without one: {0}")]
+    Store(StoreError),
     /// The host refused, in its words.
     #[error("the host answered {status}: {detail}")]
     Refused {
@@ -111,7 +114,7 @@ impl Client {
             if !path.exists() {
                 return Err(ClientError::NotRunning(client.socket));
             }
-            let opened = SqliteStore::open(path).map_err(|error| ClientError::Broken(error.to_string()))?;
+            let opened = SqliteStore::open(path).map_err(ClientError::Store)?;
             client.offline = Some(admin::offline(Arc::new(opened)));
         }
         Ok(client)

@@ -18,7 +18,7 @@ use crate::{
     },
     receipt::Receipt,
     shutdown::ledger::Tally,
-    store::{Store, StoreError, Task, Want},
+    store::{Millis, Store, StoreError, Task, Want},
 };
 
 /// The most tasks of one group in one claim.
@@ -64,6 +64,7 @@ impl TaskFeeder {
         self.settler.release_returned().await?;
         if !state.started || std::mem::take(&mut state.due) {
             state.started = true;
+            state.looked = state.looked.max(now());
             state.dirty.extend(self.waiting_groups().await?);
         }
         loop {
@@ -105,7 +106,8 @@ impl TaskFeeder {
                 self.settler.release_returned().await?;
             }
         }
-        let next = self.store.next_due().await?;
+        // What became due since everybody was looked at is the next to wait for, though its time has come meanwhile.
+        let next = self.store.next_due(state.looked).await?;
         Ok(next.map_or(IDLE, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(IDLE))
     }
 
@@ -157,6 +159,8 @@ impl TaskFeeder {
 pub(crate) struct FeederState {
     started: bool,
     due: bool,
+    /// Every task that was due then has been looked at since.
+    looked: Millis,
     /// Groups that may have tasks to claim.
     dirty: HashSet<Group>,
     credits: HashMap<Group, Credits>,

@@ -156,7 +156,7 @@ impl Store for Ledger {
     fn release(&self, _: Vec<Claim>) -> StoreFuture<'_, ()> {
         unsupported()
     }
-    fn next_due(&self) -> StoreFuture<'_, Option<Millis>> {
+    fn next_due(&self, _: Millis) -> StoreFuture<'_, Option<Millis>> {
         unsupported()
     }
     fn alone(&self, _: Claim) -> StoreFuture<'_, ControlFlow<()>> {

@@ -248,7 +248,7 @@ impl Store for FakeStore {
     fn release(&self, _: Vec<Claim>) -> StoreFuture<'_, ()> {
         closed()
     }
-    fn next_due(&self) -> StoreFuture<'_, Option<Millis>> {
+    fn next_due(&self, _: Millis) -> StoreFuture<'_, Option<Millis>> {
         closed()
     }
     fn alone(&self, _: Claim) -> StoreFuture<'_, ControlFlow<()>> {

@@ -68,9 +68,12 @@ impl SqliteStore {
     /// [`StoreError::InUse`] when a host, also of this process, has it open; [`StoreError::Newer`] when a newer version made it;
     /// [`StoreError::Full`] when there is no room; [`StoreError::Other`] when the file is no store or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let path = file::prepare(path)?;
-        Self::start(&path, None).map_err(|error| match error {
-            StoreError::Other(why) => StoreError::Other(format!("cannot open the store {}: {why}", path.display())),
+        let opened = file::prepare(path).and_then(|path| Self::start(&path, None));
+        opened.map_err(|error| match error {
+            StoreError::Other(why) => StoreError::Other(format!(
+                "cannot open the store {}: {why}; does `store` in [host] name the right file, and may this user read and write it?",
+                path.display()
+            )),
             other => other,
         })
     }
@@ -132,9 +135,8 @@ impl Store for SqliteStore {
         Box::pin(self.writer.run(Survive::Crash, move |c| Ok(task::release(c, &claims)?)))
     }
 
-    fn next_due(&self) -> StoreFuture<'_, Option<Millis>> {
-        let clock = self.clock.clone();
-        Box::pin(self.readers.run(move |c| task::next_due(c, clock.now())))
+    fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>> {
+        Box::pin(self.readers.run(move |c| task::next_due(c, after)))
     }
 
     fn alone(&self, claim: Claim) -> StoreFuture<'_, ControlFlow<()>> {

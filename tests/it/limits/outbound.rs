@@ -28,7 +28,8 @@ impl Server {
         let router = Router::new()
             .route("/redirect/{port}", any(redirect))
             .route("/big/{bytes}", any(big))
-            .fallback(|uri: axum::http::Uri| async move { uri.path().to_owned() })
+            // A server that does not read a body closes the connection.
+            .fallback(|uri: axum::http::Uri, _body: String| async move { uri.path().to_owned() })
             .layer(axum::middleware::from_fn(write_down));
         // On a thread of its own: what it does is not the host's time.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -14,11 +14,12 @@ pub(crate) async fn the_oldest_are_claimed_first_and_only_once(store: Arc<dyn St
 }
 
 pub(crate) async fn a_delayed_task_waits_for_its_time(store: Arc<dyn Store>) {
-    assert_eq!(store.next_due().await.unwrap(), None);
+    assert_eq!(store.next_due(0).await.unwrap(), None);
     accept(&*store, Acceptance { due: Some(LATER + 1), ..order("1") }).await;
     accept(&*store, Acceptance { due: Some(LATER), ..order("2") }).await;
     accept(&*store, Acceptance { due: Some(5), ..order("3") }).await;
-    assert_eq!(store.next_due().await.unwrap(), Some(LATER), "what is due now is no next one");
+    assert_eq!(store.next_due(5).await.unwrap(), Some(LATER), "what was due then is no next one");
+    assert_eq!(store.next_due(4).await.unwrap(), Some(5), "what became due since then is");
     assert_eq!(ids(&claim(&*store).await), ["3"]);
 }
 

@@ -43,7 +43,7 @@ pub(crate) async fn a_parked_task_waits_with_its_history(store: Arc<dyn Store>) 
     assert_eq!((third.attempts, third.history.len()), (1, 1), "what never started is no attempt");
     store.commit(settling(&third, park(LATER))).await.unwrap();
     assert!(claim(&*store).await.is_empty());
-    assert_eq!(store.next_due().await.unwrap(), Some(LATER));
+    assert_eq!(store.next_due(0).await.unwrap(), Some(LATER));
     assert_eq!(outcome(&*store, "1").await, None);
 }
 

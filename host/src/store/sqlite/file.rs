@@ -19,7 +19,7 @@ impl Lock {
     /// Take the lock of the store at `path`.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
         let beside = beside(path);
-        let failed = |error| cannot("lock", &beside, error);
+        let failed = |error| failed(&beside, "its lock cannot be taken", error);
         // The file stays when the lock is let go of: removing it would let two processes lock two files of one name.
         let mut file = private().read(true).open(&beside).map_err(failed)?;
         match file.try_lock() {
@@ -36,10 +36,11 @@ impl Lock {
 /// The one name of the store at `path`, however it was written. Its folder is made, and the file, empty and for its owner only.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|error| cannot("make the folder of", path, error))?;
+        fs::create_dir_all(folder).map_err(|error| failed(path, "its folder cannot be made", error))?;
     }
-    private().open(path).map_err(|error| cannot("open", path, error))?;
-    path.canonicalize().map_err(|error| cannot("open", path, error))
+    let failed = |error| failed(path, "the file cannot be opened", error);
+    private().open(path).map_err(failed)?;
+    path.canonicalize().map_err(failed)
 }
 
 fn private() -> OpenOptions {
@@ -65,10 +66,9 @@ fn in_use(path: &Path, mut lock: File) -> StoreError {
     StoreError::InUse { path: path.display().to_string(), pid }
 }
 
-fn cannot(what: &str, path: &Path, error: std::io::Error) -> StoreError {
-    let text = format!("cannot {what} the store {}: {error}", path.display());
+fn failed(path: &Path, what: &str, error: std::io::Error) -> StoreError {
     match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::Full(text),
-        _ => StoreError::Other(text),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::Full(format!("{}: {error}", path.display())),
+        _ => StoreError::Other(format!("{what}: {error}")),
     }
 }

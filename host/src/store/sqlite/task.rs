@@ -92,9 +92,9 @@ pub(super) fn alone(connection: &Connection, claim: Claim, now: Millis) -> Resul
     }
 }
 
-/// When the next task that is not due yet becomes due.
-pub(super) fn next_due(connection: &Connection, now: Millis) -> Result<Option<Millis>, StoreError> {
-    Ok(connection.prepare_cached("SELECT min(due) FROM task WHERE state = 0 AND due > ?1")?.query_row([now], |row| row.get(0))?)
+/// When the first task becomes, or became, due after this time.
+pub(super) fn next_due(connection: &Connection, after: Millis) -> Result<Option<Millis>, StoreError> {
+    Ok(connection.prepare_cached("SELECT min(due) FROM task WHERE state = 0 AND due > ?1")?.query_row([after], |row| row.get(0))?)
 }
 
 /// What the queues hold.
