@@ -31,8 +31,8 @@ impl Aside {
     /// Run a call to its end: here while it is light, then aside. `heavy` is what is remembered of its handler: how the last call was.
     ///
     /// Dropping the future ends the call, wherever it is.
-    pub(crate) async fn run<T: Send + 'static>(&self, heavy: &AtomicBool, call: impl Future<Output = T> + Send + 'static) -> T {
-        let mut call = Timed { call: Box::pin(call), computed: Duration::ZERO };
+    pub(crate) async fn run<T: Send + 'static>(&self, heavy: &AtomicBool, call: Pin<Box<impl Future<Output = T> + Send + 'static>>) -> T {
+        let mut call = Timed { call, computed: Duration::ZERO };
         let ended = if heavy.load(Ordering::Relaxed) {
             None
         } else {
@@ -124,9 +124,9 @@ mod tests {
     #[tokio::test]
     async fn a_heavy_call_moves_and_the_next_one_of_its_handler_begins_aside() {
         let (aside, heavy, here) = (Aside::new(), AtomicBool::new(false), std::thread::current().id());
-        let [before, after] = aside.run(&heavy, compute(2 * LIGHT)).await;
+        let [before, after] = aside.run(&heavy, Box::pin(compute(2 * LIGHT))).await;
         assert!(before == here && after != here && heavy.load(Ordering::Relaxed));
-        let [before, after] = aside.run(&heavy, compute(Duration::ZERO)).await;
+        let [before, after] = aside.run(&heavy, Box::pin(compute(Duration::ZERO))).await;
         assert!(before != here && after != here, "its handler was heavy the last time");
     }
 
@@ -135,14 +135,17 @@ mod tests {
         let (aside, heavy) = (Aside::new(), AtomicBool::new(true));
         let dropped = tokio_util::sync::CancellationToken::new();
         let guard = dropped.clone().drop_guard();
-        let call = aside.run(&heavy, async move {
-            let _guard = guard;
-            std::future::pending::<()>().await;
-        });
+        let call = aside.run(
+            &heavy,
+            Box::pin(async move {
+                let _guard = guard;
+                std::future::pending::<()>().await;
+            }),
+        );
         assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
         dropped.cancelled().await;
         let panics =
-            futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(aside.run(&heavy, async { panic!("by the test") })));
+            futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(aside.run(&heavy, Box::pin(async { panic!("by the test") }))));
         assert!(panics.await.is_err());
     }
 }

@@ -70,7 +70,9 @@ impl Handler {
     /// of it has happened then but requests that were already sent.
     pub async fn call(self: &Arc<Self>, call: Call) -> Finished {
         let started = Instant::now();
-        self.engine.aside().run(&self.heavy, self.clone().run(call, started)).await
+        // On the heap from the start: it is large, and would be copied into each future around it.
+        let call = Box::pin(self.clone().run(call, started));
+        self.engine.aside().run(&self.heavy, call).await
     }
 
     async fn run(self: Arc<Self>, call: Call, started: Instant) -> Finished {
