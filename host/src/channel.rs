@@ -48,6 +48,13 @@ impl Credits {
         }
     }
 
+    /// Wait until half of the credits are free. Cancel safe.
+    pub(crate) async fn half_free(&self) {
+        let half = u32::try_from(self.limit.div_ceil(2)).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        drop(self.permits.acquire_many(half).await);
+    }
+
     /// A credit, if one is free now.
     pub fn try_acquire(&self) -> Option<Credit> {
         let permit = self.permits.clone().try_acquire_owned().ok()?;
@@ -82,11 +89,24 @@ pub struct Delivery {
     pub intake: Intake,
 }
 
+/// Where an event stands among those that its source acknowledges by "everything up to here".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InOrder {
+    /// What is acknowledged in order: a partition, for as long as it is assigned.
+    pub line: Arc<str>,
+    /// The place in it; grows.
+    pub at: i64,
+}
+
 /// How an event came in, which decides what its failures become.
 #[derive(Debug)]
 pub enum Intake {
     /// Acknowledged when handled: a failed call is parked in the store so that its source can go on.
-    Direct,
+    Direct {
+        /// Its place, where its source acknowledges in order: when the host stops, an event before one that was started is handled too, or
+        /// the one behind it would come again.
+        place: Option<InOrder>,
+    },
     /// Someone waits for the answer and tries again by himself: one attempt, nothing is parked.
     Reply {
         /// Requests of handlers between this event and one from outside.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::tenant::Tenant;
 
+mod broker;
 mod check;
 mod document;
 mod load;
@@ -21,6 +22,10 @@ mod suggest;
 mod tests;
 mod units;
 
+pub use broker::{
+    AmqpConfig, ContentMode, Declare, Intake, KafkaCluster, KafkaConfig, Protocol, QueueType, RabbitmqConfig, SinkConfig, SinkKind, Start,
+    TlsConfig,
+};
 pub use pattern::matches;
 pub use problem::{Problem, Problems, Severity};
 pub use raw::json_schema;
@@ -37,6 +42,8 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// `[handlers.*]`.
     pub handlers: Vec<HandlerConfig>,
+    /// `[sinks.*]`.
+    pub sinks: Vec<SinkConfig>,
     /// What looks wrong but does not keep the host from running.
     pub warnings: Vec<Problem>,
 }
@@ -101,6 +108,10 @@ pub enum Unmatched {
 /// The kinds of sources and what each needs.
 #[derive(Debug, Clone)]
 pub enum SourceKind {
+    /// Topics of Apache Kafka.
+    Kafka(KafkaConfig),
+    /// A queue of RabbitMQ.
+    Rabbitmq(RabbitmqConfig),
     /// A durable queue in the store.
     Embedded(EmbeddedConfig),
     /// A polled database.
@@ -115,6 +126,8 @@ impl SourceKind {
     /// The word that configuration, routes and metrics use.
     pub fn word(&self) -> &'static str {
         match self {
+            Self::Kafka(_) => "kafka",
+            Self::Rabbitmq(_) => "rabbitmq",
             Self::Embedded(_) => "embedded",
             Self::Poller(_) => "poller",
             Self::Webhook(_) => "webhook",
@@ -141,6 +154,8 @@ pub struct PollerConfig {
     pub setup: Option<String>,
     /// Time between polls.
     pub every: Duration,
+    /// The channel of PostgreSQL on which a notification makes the next poll happen at once.
+    pub wake: Option<String>,
     /// How rows become events.
     pub mode: PollMode,
 }
@@ -160,6 +175,17 @@ pub enum PollMode {
         done: ClaimDone,
         /// How long a claim lasts unless extended.
         lease: Duration,
+    },
+    /// Rows of a table that is only added to, in the order of the transactions that wrote them; PostgreSQL alone.
+    Cursor {
+        /// The table.
+        table: String,
+        /// The column that says which row, and which of two rows of one transaction comes first.
+        key: String,
+        /// The column with the transaction that wrote the row: `xid8 DEFAULT pg_current_xact_id()`.
+        xid: String,
+        /// An SQL condition; absent: every row.
+        filter: Option<String>,
     },
     /// Rows of any `SELECT`, each (key, version) once.
     Query {
@@ -330,8 +356,8 @@ pub struct HandlerConfig {
     pub memory: usize,
     /// The most calls of it side by side; absent: no bound of its own.
     pub concurrency: Option<usize>,
-    /// Which of its calls keep their order.
-    pub order: Order,
+    /// Which of its calls keep their order; absent: those of one key for events from Kafka, none of others.
+    pub order: Option<Order>,
     /// When a failed call is tried again.
     pub retry: Retry,
     /// What `wasi:config` shows the guest.

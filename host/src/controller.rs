@@ -10,6 +10,7 @@ pub(crate) mod dispatch;
 pub(crate) mod fair;
 pub mod generation;
 pub(crate) mod joint;
+pub(crate) mod order;
 pub mod router;
 pub(crate) mod settle;
 
@@ -44,8 +45,11 @@ enum Control {
 
 /// What others may ask of the controller.
 pub(crate) enum Command {
-    /// From now on nothing is started: what waits and what still comes is returned. Answered when everything that waited is.
+    /// From now on nothing is started: what waits and what still comes is returned, but for what a source that acknowledges in order needs.
+    /// Answered when nothing waits or runs any more.
     Return(oneshot::Sender<()>),
+    /// Return that too. Answered when everything that waited is.
+    ReturnAll(oneshot::Sender<()>),
     /// What runs and waits.
     Status(oneshot::Sender<Status>),
 }
@@ -88,6 +92,7 @@ impl Controller {
         let mut dispatcher = Dispatcher::new(self.concurrency, self.start_number, finished_tx);
         let mut batch = Vec::with_capacity(BATCH);
         let mut returning = false;
+        let mut drained = None;
         let mut closed = false;
         loop {
             let control = tokio::select! {
@@ -103,13 +108,23 @@ impl Controller {
                 Control::Command(Command::Status(answer)) => drop(answer.send(dispatcher.status())),
                 Control::Command(Command::Return(answer)) => {
                     returning = true;
-                    self.return_waiting(&mut dispatcher);
+                    self.return_waiting(&mut dispatcher, false);
+                    drained = Some(answer);
+                }
+                Control::Command(Command::ReturnAll(answer)) => {
+                    returning = true;
+                    self.return_waiting(&mut dispatcher, true);
                     let _ = answer.send(());
                 }
                 Control::Closed => closed = true,
             }
             while let Some(started) = dispatcher.next() {
                 self.calls.spawn(started.run(self.settler.clone(), self.cut.clone()));
+            }
+            if dispatcher.is_idle()
+                && let Some(drained) = drained.take()
+            {
+                let _ = drained.send(());
             }
             if closed && dispatcher.is_idle() {
                 return;
@@ -123,7 +138,7 @@ impl Controller {
         let generation = self.generation.load_full();
         let routed = match &delivery.intake {
             Intake::Task(task) => router::of_task(&generation, task),
-            Intake::Direct | Intake::Reply { .. } => router::route(&generation, &delivery.origin, &delivery.event),
+            Intake::Direct { .. } | Intake::Reply { .. } => router::route(&generation, &delivery.origin, &delivery.event),
         };
         if routed.is_empty() {
             let policy = generation.unmatched(&delivery.origin);
@@ -138,10 +153,13 @@ impl Controller {
     }
 
     /// Nothing of this was started: dropping it returns it.
-    fn return_waiting(&mut self, dispatcher: &mut Dispatcher) {
+    fn return_waiting(&mut self, dispatcher: &mut Dispatcher, all: bool) {
         while let Some(delivery) = self.control.try_recv() {
             self.receive(delivery, dispatcher, true);
         }
-        drop(dispatcher.take_waiting());
+        let waiting = dispatcher.take_waiting();
+        let (needed, returned): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|call| !all && dispatcher.is_behind_started(call));
+        drop(returned);
+        needed.into_iter().for_each(|call| dispatcher.enqueue(call));
     }
 }

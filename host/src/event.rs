@@ -43,6 +43,14 @@ pub struct Event {
     pub data: Bytes,
 }
 
+/// Whether a header may hold what proves who somebody is: no handler sees it.
+pub(crate) fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(name.as_str(), "authorization" | "proxy-authorization" | "cookie" | "set-cookie" | "x-api-key")
+        || name.contains("signature")
+        || name.ends_with("-token")
+}
+
 impl Event {
     /// An event of this type with a new UUID v7 as its id; the source fills in where it came from.
     pub fn new(ty: impl Into<String>, data: impl Into<Bytes>) -> Self {
@@ -62,5 +70,13 @@ impl Event {
     /// The W3C trace context the event carries, if any.
     pub fn traceparent(&self) -> Option<&str> {
         self.attributes.get("traceparent").map(String::as_str)
+    }
+
+    /// Carry the sender's W3C trace on, unless the event has one of its own or `traceparent` is none.
+    pub(crate) fn continue_trace(&mut self, traceparent: &str) {
+        let is_trace = traceparent.len() == 55 && traceparent.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
+        if is_trace && self.traceparent().is_none() {
+            self.attributes.insert("traceparent".to_owned(), traceparent.to_owned());
+        }
     }
 }

@@ -25,6 +25,7 @@ struct State {
     phase: Phase,
     sources: BTreeMap<(String, String), SourceHealth>,
     store_problem: Option<String>,
+    sinks: BTreeMap<String, Option<String>>,
 }
 
 /// Where the host is in its life.
@@ -50,6 +51,9 @@ pub struct SourceHealth {
     /// Why not, or what went wrong last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Why it takes nothing now though it could: what it brought is not handled yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<String>,
     /// How often it was started again.
     pub restarts: u64,
 }
@@ -66,6 +70,9 @@ pub struct Report {
     pub store: Option<String>,
     /// By `tenant/source`.
     pub sources: BTreeMap<String, SourceHealth>,
+    /// By `tenant/sink`: what keeps it from publishing, if anything. The host is ready all the same: what is emitted waits in the store.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sinks: BTreeMap<String, Option<String>>,
 }
 
 impl Health {
@@ -78,7 +85,7 @@ impl Health {
     /// A source will report.
     pub(crate) fn expect(&self, origin: &Origin) {
         self.change(|s| {
-            let health = SourceHealth { kind: origin.kind.to_string(), ready: false, problem: None, restarts: 0 };
+            let health = SourceHealth { kind: origin.kind.to_string(), ready: false, problem: None, held_back: None, restarts: 0 };
             s.sources.entry(key(origin)).or_insert(health);
         });
     }
@@ -108,6 +115,14 @@ impl Health {
         }
     }
 
+    pub(crate) fn source_held_back(&self, origin: &Origin, why: Option<&str>) {
+        self.change(|s| {
+            if let Some(health) = s.sources.get_mut(&key(origin)) {
+                health.held_back = why.map(str::to_owned);
+            }
+        });
+    }
+
     pub(crate) fn source_restarted(&self, origin: &Origin) {
         self.change(|s| {
             if let Some(health) = s.sources.get_mut(&key(origin)) {
@@ -129,6 +144,24 @@ impl Health {
         }
     }
 
+    /// There is a sink of this name, `tenant/sink`.
+    pub(crate) fn expect_sink(&self, sink: &str) {
+        self.change(|s| drop(s.sinks.insert(sink.to_owned(), None)));
+    }
+
+    /// What keeps a sink from publishing now; `None`: nothing any more. Logged once per change.
+    pub(crate) fn sink_problem(&self, sink: &str, problem: Option<&str>) {
+        let known = self.0.state.lock().unwrap_or_else(PoisonError::into_inner).sinks.get(sink).cloned().flatten();
+        if known.as_deref() == problem {
+            return;
+        }
+        self.change(|s| drop(s.sinks.insert(sink.to_owned(), problem.map(str::to_owned))));
+        match problem {
+            Some(problem) => tracing::warn!(sink, problem, "sink cannot publish: what is emitted waits in the store"),
+            None => tracing::info!(sink, "sink publishes again"),
+        }
+    }
+
     pub(crate) fn enter(&self, phase: Phase) {
         self.change(|s| s.phase = phase);
     }
@@ -140,6 +173,7 @@ impl Health {
             ready: state.phase == Phase::Running && state.store_problem.is_none() && state.sources.values().all(|s| s.ready),
             phase: state.phase,
             store: state.store_problem.clone(),
+            sinks: state.sinks.clone(),
             sources: state.sources.iter().map(|((t, s), h)| (format!("{t}/{s}"), h.clone())).collect(),
         }
     }

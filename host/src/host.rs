@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,12 +14,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, Admin},
     channel::{Credits, Origin, control_channel},
-    config::{Config, HostConfig, SourceConfig, SourceKind, StoreConfig},
+    config::{Config, HostConfig, SourceConfig, SourceKind, StoreConfig, Unmatched},
     controller::{
         Controller,
         accept::{DurableIntake, Router},
         bell::Bell,
-        generation::{Generation, Policy},
+        generation::{EMIT, Generation, Policy},
         settle::Settler,
     },
     health::{Health, Phase},
@@ -29,10 +29,11 @@ use crate::{
     },
     plugin::{Capacity, Engine, Handler, Loader, load::LoadError},
     shutdown::{Running, Takedown, ledger::Ledgers},
+    sink::outbox::Outbox,
     source::{
         Source, SourceContext,
         poller::PollerSource,
-        queue::embedded::EmbeddedQueue,
+        queue::{embedded::EmbeddedQueue, kafka::KafkaSource, rabbitmq::RabbitmqSource},
         supervise,
         tasks::{FeederState, TaskFeeder},
         timer::TimerSource,
@@ -43,6 +44,9 @@ use crate::{
     tenant::Tenant,
     token::Token,
 };
+
+/// The most emitted events that may wait for their handlers and sinks; then whoever emits is tried again later.
+const EMITTED: u64 = 100_000;
 
 /// Instances beside those that calls need: one for each lane, and some for what is being cut.
 const SPARE_INSTANCES: usize = 8;
@@ -131,11 +135,12 @@ async fn boot(
 
     // Plugins: built, compiled, linked.
     let handlers = load_handlers(config, store.clone()).await.map_err(phase("plugins"))?;
-    let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies(config))));
+    let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies(config), config.sinks.clone())));
 
     // The control channel and the controller, receiving.
     let bell = Bell::default();
     let router = Router { generation: generation.clone() };
+    let orders = store.orders().await.map_err(phase("store"))?;
     let settler = Arc::new(Settler {
         store: store.clone(),
         ledgers: ledgers.clone(),
@@ -143,6 +148,7 @@ async fn boot(
         bell: bell.clone(),
         router: router.clone(),
         returned: Default::default(),
+        parked: Mutex::new(orders.into_iter().collect()),
     });
     let task_credits = in_flight_of_tasks(config);
     let groups = (config.sources.len() + own.len() + 1) * config.handlers.len().max(1);
@@ -235,6 +241,13 @@ async fn boot(
         let name = context.origin().source.to_string();
         sources.push((name, takedown.task(task::spawn("source", supervise::supervise(source, context)))));
     }
+    let stop_sinks = CancellationToken::new();
+    takedown.token(&stop_sinks);
+    let mut sinks = Vec::new();
+    for sink in &config.sinks {
+        let outbox = Outbox::new(sink.clone(), store.clone(), settler.clone(), settler.bell.clone(), health.clone());
+        sinks.push((sink.name.clone(), takedown.task(task::spawn("sink", outbox.run(stop_sinks.clone())))));
+    }
     drop((control, acceptor));
     let keep = keep_retention(store.clone(), retention(config), stopping.clone());
     let watch = watch_store(store.clone(), health.clone(), stopping.clone());
@@ -258,6 +271,8 @@ async fn boot(
         admin: admin_task,
         control_socket,
         sources,
+        stop_sinks,
+        sinks,
         keeper,
         routes,
         listen_address,
@@ -336,6 +351,8 @@ fn all_or<T>(value: T, problems: Vec<LoadError>) -> anyhow::Result<T> {
 
 fn built_in(source: &SourceConfig, config: &Config, token: &Token) -> Arc<dyn Source> {
     match &source.kind {
+        SourceKind::Kafka(kafka) => Arc::new(KafkaSource::new(kafka.clone())),
+        SourceKind::Rabbitmq(rabbitmq) => Arc::new(RabbitmqSource::new(rabbitmq.clone())),
         SourceKind::Embedded(embedded) => Arc::new(EmbeddedQueue::new(embedded.clone(), token.secret().clone())),
         SourceKind::Poller(poller) => Arc::new(PollerSource::new(poller.clone())),
         SourceKind::Webhook(webhook) => Arc::new(WebhookSource::new(webhook.clone(), config.reply_handler(source))),
@@ -351,7 +368,9 @@ fn policies(config: &Config) -> HashMap<(Tenant, Arc<str>), Policy> {
         };
         ((source.tenant.clone(), Arc::from(source.name.as_str())), Policy { unmatched: source.unmatched, backlog })
     };
-    config.sources.iter().map(of).collect()
+    // What sinks cannot publish now waits in the store, like any backlog up to a bound.
+    let emitted = ((Tenant::default(), Arc::from(EMIT)), Policy { unmatched: Unmatched::DeadLetter, backlog: Some(EMITTED) });
+    config.sources.iter().map(of).chain([emitted]).collect()
 }
 
 fn in_flight_of_tasks(config: &Config) -> usize {
@@ -420,6 +439,7 @@ impl Default for Config {
             },
             sources: Vec::new(),
             handlers: Vec::new(),
+            sinks: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -29,6 +29,7 @@ pub mod outcome;
 pub mod plugin;
 pub mod receipt;
 pub mod shutdown;
+mod sink;
 pub mod source;
 pub mod store;
 mod task;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! not ready (+ drain-delay) → sources stop taking → what has not started is returned → calls in flight until the deadline
-//!   → what was cut goes back → sources carry out their answers → store closed → ledger → admin listener closed
+//!   → what was cut goes back → sources carry out their answers, sinks publish → store closed → ledger → admin listener closed
 //! ```
 
 pub(crate) mod ledger;
@@ -54,6 +54,8 @@ pub(crate) struct Running {
     pub(crate) admin: JoinHandle<()>,
     pub(crate) control_socket: Option<ControlSocket>,
     pub(crate) sources: Vec<(String, JoinHandle<()>)>,
+    pub(crate) stop_sinks: CancellationToken,
+    pub(crate) sinks: Vec<(String, JoinHandle<()>)>,
     pub(crate) keeper: JoinHandle<()>,
     pub(crate) routes: Routes,
     pub(crate) listen_address: SocketAddr,
@@ -219,21 +221,24 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
     running.stopping.cancel();
     phases.ended("sources stop taking");
 
-    let (returned, all_returned) = oneshot::channel();
-    if running.commands.send(Command::Return(returned)).await.is_ok() {
-        let _ = all_returned.await;
-    }
+    let (drained, all_drained) = oneshot::channel();
+    // When nobody answers the controller is gone, and with it all that waited.
+    let _ = running.commands.send(Command::Return(drained)).await;
     phases.ended("what has not started is returned");
 
     running.calls.close();
     tokio::select! {
-        () = running.calls.wait() => {}
+        () = async { drop((all_drained.await, running.calls.wait().await)) } => {}
         () = until(deadline) => tracing::warn!("the drain deadline has passed: calls that still run are cut"),
         () = hurry.cancelled() => tracing::warn!("a second signal: calls that still run are cut"),
     }
     phases.ended("calls in flight");
 
     running.cut.cancel();
+    let (returned, all_returned) = oneshot::channel();
+    if running.commands.send(Command::ReturnAll(returned)).await.is_ok() {
+        let _ = all_returned.await;
+    }
     if timeout(CUT, running.calls.wait()).await.is_err() {
         tracing::error!("a call that was cut is still not gone");
     }
@@ -253,6 +258,11 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
                 aborted.push(name);
             }
         }
+    }
+    // No call runs any more: what was emitted is in the store, and goes out as far as the brokers take it now.
+    running.stop_sinks.cancel();
+    for (name, sink) in running.sinks {
+        stop_task(&name, sink, flushed_by).await;
     }
     stop_task("listener", running.listener, flushed_by).await;
     running.stop_listening.now.cancel();

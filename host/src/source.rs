@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    channel::{ControlSender, Credit, Credits, Delivery, Intake, Origin},
+    channel::{ControlSender, Credit, Credits, Delivery, InOrder, Intake, Origin},
     event::Event,
     health::Health,
     listener::Routes,
@@ -16,7 +16,7 @@ use crate::{
     store::{Accepted, Millis, Store, StoreError},
 };
 
-mod backoff;
+pub(crate) mod backoff;
 mod http;
 pub mod memory;
 pub mod poller;
@@ -74,6 +74,15 @@ pub(crate) trait Acceptor: Send + Sync {
         origin: &'a Origin,
         request: AcceptRequest,
     ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>>;
+
+    /// Keep an event as a dead letter that no handler gets to see; one that is recognised by its key is there already.
+    fn dead_letter<'a>(
+        &'a self,
+        origin: &'a Origin,
+        event: Arc<Event>,
+        key: Option<String>,
+        reason: String,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
 }
 
 /// An event to be accepted durably, as a source asks for it.
@@ -108,21 +117,26 @@ impl SourceContext {
     ///
     /// `key` is what the event is recognised by when it comes again; a redelivered event runs only the calls that did not settle.
     /// Not cancel safe: dropping the future before it returns may drop the event, which the source then has to deliver again.
-    pub async fn send(&self, event: Event, key: Option<String>, credit: Credit) -> Pending {
-        self.deliver(event, key, credit, Intake::Direct).await
+    pub async fn send(&self, event: impl Into<Arc<Event>>, key: Option<String>, credit: Credit) -> Pending {
+        self.deliver(event.into(), key, credit, Intake::Direct { place: None }).await
+    }
+
+    /// Like [`send`](Self::send), from a source that acknowledges in order, "everything up to here".
+    pub(crate) async fn send_in_order(&self, event: impl Into<Arc<Event>>, key: String, place: InOrder, credit: Credit) -> Pending {
+        self.deliver(event.into(), Some(key), credit, Intake::Direct { place: Some(place) }).await
     }
 
     /// Like [`send`](Self::send), for a sender that waits for the answer and tries again by itself: one attempt, nothing is parked.
     /// `hops` counts the requests of handlers between this event and one from outside.
     pub async fn request(&self, event: Event, key: Option<String>, hops: u32, credit: Credit) -> Pending {
-        self.deliver(event, key, credit, Intake::Reply { hops }).await
+        self.deliver(Arc::new(event), key, credit, Intake::Reply { hops }).await
     }
 
-    async fn deliver(&self, mut event: Event, key: Option<String>, credit: Credit, intake: Intake) -> Pending {
+    async fn deliver(&self, mut event: Arc<Event>, key: Option<String>, credit: Credit, intake: Intake) -> Pending {
         self.complete(&mut event);
         let (receipt, pending) = Receipt::new();
         let origin = self.origin.clone();
-        self.control.send(Delivery { event: Arc::new(event), origin, key: key.map(Into::into), receipt, credit, intake }).await;
+        self.control.send(Delivery { event, origin, key: key.map(Into::into), receipt, credit, intake }).await;
         pending
     }
 
@@ -131,8 +145,21 @@ impl SourceContext {
     /// # Errors
     /// When the store fails: the event is not accepted and the source must have it delivered again.
     pub async fn accept(&self, mut request: AcceptRequest) -> Result<Accepted, StoreError> {
-        self.complete(&mut request.event);
+        let mut event = Arc::new(std::mem::take(&mut request.event));
+        self.complete(&mut event);
+        request.event = Arc::unwrap_or_clone(event);
         self.acceptor.accept(&self.origin, request).await
+    }
+
+    /// Keep as a dead letter what this source received and cannot make a proper event of, with the reason: it must neither block what comes
+    /// behind it nor vanish. When this returns it is on disk.
+    ///
+    /// # Errors
+    /// When the store fails: the event is not kept and the source must have it delivered again.
+    pub async fn dead_letter(&self, event: Event, key: Option<String>, reason: String) -> Result<(), StoreError> {
+        let mut event = Arc::new(event);
+        self.complete(&mut event);
+        self.acceptor.dead_letter(&self.origin, event, key, reason).await
     }
 
     /// What this source remembers under names that begin with `prefix`.
@@ -170,9 +197,7 @@ impl SourceContext {
     /// # Errors
     /// When the store fails.
     pub async fn unsettled(&self) -> Result<u64, StoreError> {
-        let depths = self.store.depths().await?;
-        let ours = depths.iter().filter(|d| d.tenant == self.origin.tenant && *d.source == *self.origin.source);
-        Ok(ours.map(|d| d.ready + d.later + d.running).sum())
+        self.store.backlog(self.origin.tenant.clone(), self.origin.source.clone()).await
     }
 
     /// The number of this start of the host on its store.
@@ -200,8 +225,18 @@ impl SourceContext {
         self.health.source_unready(&self.origin, &why.to_string());
     }
 
-    /// Fill in what an event must have and its maker left out.
-    fn complete(&self, event: &mut Event) {
+    /// The source takes nothing now though it could, and why: its credits are used up, its backlog is full. `None`: it goes on. This is no
+    /// problem of the source, and it stays ready; `koksmat status` shows it.
+    pub fn held_back(&self, why: Option<&str>) {
+        self.health.source_held_back(&self.origin, why);
+    }
+
+    /// Fill in what an event must have and its maker left out. One that is sent again has it all and is not copied.
+    fn complete(&self, event: &mut Arc<Event>) {
+        if !(event.id.is_empty() || event.source.is_empty() || event.time.is_none()) {
+            return;
+        }
+        let event = Arc::make_mut(event);
         if event.id.is_empty() {
             event.id = uuid::Uuid::now_v7().to_string();
         }

@@ -4,6 +4,7 @@
 //! transaction that also checks what the call read, so that effects happen together, once, or not at all.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     future::Future,
     ops::ControlFlow,
@@ -79,7 +80,7 @@ pub struct Acceptance {
     /// The handlers that want it.
     pub handlers: Vec<Subscriber>,
     /// When no handler wants it: the reason with which it becomes a dead letter; absent: only its key and `state` are written.
-    pub unrouted: Option<&'static str>,
+    pub unrouted: Option<Cow<'static, str>>,
     /// When its tasks become due; absent: now.
     pub due: Option<Millis>,
     /// How many emits lie between this event and one from outside.
@@ -187,6 +188,26 @@ pub struct CallId {
     pub handler: Arc<str>,
 }
 
+/// Whose calls keep their order among each other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OrderKey {
+    /// Whose calls.
+    pub tenant: Tenant,
+    /// The source of their events.
+    pub source: Arc<str>,
+    /// Their handler.
+    pub handler: Arc<str>,
+    /// What they have in common.
+    pub key: Arc<str>,
+}
+
+impl OrderKey {
+    /// Of a call that is in order under `key`.
+    pub(crate) fn of(call: &CallId, key: &Arc<str>) -> Self {
+        Self { tenant: call.tenant.clone(), source: call.source.clone(), handler: call.handler.clone(), key: key.clone() }
+    }
+}
+
 /// One run of a call, as far as holds are concerned: two runs of calls without a key have equal [`CallId`]s, but never the same holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Holder(u64);
@@ -239,6 +260,11 @@ pub enum Verdict {
         failed: Option<Attempt>,
         /// The order key it is parked under.
         order: Option<String>,
+    },
+    /// It waits behind the tasks of its handler with the same order key, if there are any: it becomes one itself, which is no attempt.
+    Behind {
+        /// The order key.
+        order: String,
     },
     /// It becomes a dead letter.
     Dead {
@@ -318,7 +344,7 @@ impl Commit {
     pub(crate) fn writes(&self) -> Vec<String> {
         match &self.verdict {
             Verdict::Done { effects, .. } => effects.writes.keys().cloned().collect(),
-            Verdict::Park { .. } | Verdict::Dead { .. } => Vec::new(),
+            Verdict::Park { .. } | Verdict::Behind { .. } | Verdict::Dead { .. } => Vec::new(),
         }
     }
 }
@@ -336,6 +362,8 @@ pub enum Committed {
     Invalid(String),
     /// The backlog of this source, to which it emits, is full ([`Acceptance::backlog`]): nothing happened; later it may.
     Full(String),
+    /// There is nothing to be [`Verdict::Behind`] of: nothing happened, the call may run.
+    Free,
 }
 
 /// A settled call, as remembered.
@@ -469,6 +497,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Change what a source remembers; `None` forgets.
     fn set_state(&self, tenant: Tenant, source: Arc<str>, entries: Vec<(String, Option<Vec<u8>>)>) -> StoreFuture<'_, ()>;
+
+    /// The order keys that tasks wait under.
+    fn orders(&self) -> StoreFuture<'_, Vec<OrderKey>>;
+
+    /// How many tasks of a source are not settled: waiting, running or parked.
+    fn backlog(&self, tenant: Tenant, source: Arc<str>) -> StoreFuture<'_, u64>;
 
     /// What the queues hold.
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>>;

@@ -32,13 +32,19 @@ pub const LANE_WAITING: &str = "koksmat_lane_waiting";
 pub const TASKS: &str = "koksmat_tasks";
 /// Whether a source takes events, by tenant and source.
 pub const SOURCE_READY: &str = "koksmat_source_ready";
+/// Events on their way out, by tenant, sink and what became of them.
+pub const PUBLISHED: &str = "koksmat_sink_events_total";
 /// How often a source was started again, by tenant and source.
 pub const SOURCE_RESTARTS: &str = "koksmat_source_restarts_total";
+
+/// What is logged unless `RUST_LOG` says otherwise. The client for RabbitMQ logs each failure in its own words, and messages that are
+/// returned with all they hold; sources and sinks say once what there is to say.
+const DEFAULT_FILTER: &str = "info,lapin=off";
 
 /// Logs to standard error: plain text on a terminal, else `KOKSMAT_LOG_FORMAT=json` for one JSON document a line. `RUST_LOG` filters.
 /// Standard output stays free for what a command answers. Called a second time it does nothing.
 pub fn init_logs() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let json = std::env::var("KOKSMAT_LOG_FORMAT").is_ok_and(|format| format == "json");
     let registry = tracing_subscriber::registry().with(filter);
     let layer = fmt::layer().with_writer(std::io::stderr);

@@ -60,7 +60,10 @@ fn text(status: &serde_json::Value) -> String {
         let _ = writeln!(out, "\nsources");
         for (name, source) in sources {
             let state = match source["problem"].as_str() {
-                _ if source["ready"] == true => "takes events".to_owned(),
+                _ if source["ready"] == true => match source["held_back"].as_str() {
+                    Some(why) => format!("takes nothing now: {why}"),
+                    None => "takes events".to_owned(),
+                },
                 Some(problem) => problem.to_owned(),
                 None => "starting".to_owned(),
             };
@@ -68,6 +71,13 @@ fn text(status: &serde_json::Value) -> String {
             // Nobody who has one tenant has to know the word.
             let name = name.strip_prefix("default/").unwrap_or(name);
             let _ = writeln!(out, "  {name} ({}): {state}{restarts}", source["kind"].as_str().unwrap_or_default());
+        }
+    }
+    if let Some(sinks) = health["sinks"].as_object().filter(|sinks| !sinks.is_empty()) {
+        let _ = writeln!(out, "\nsinks");
+        for (name, problem) in sinks {
+            let name = name.strip_prefix("default/").unwrap_or(name);
+            let _ = writeln!(out, "  {name}: {}", problem.as_str().unwrap_or("publishes"));
         }
     }
     let queues = status["queues"].as_array().filter(|queues| !queues.is_empty());

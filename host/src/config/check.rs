@@ -22,12 +22,15 @@ use super::{
 };
 use crate::tenant::Tenant;
 
+mod broker;
 mod handler;
 mod host;
 mod outbound;
 mod poller;
+mod queue;
 mod reference;
 mod routes;
+mod sink;
 mod source;
 mod webhook;
 
@@ -79,24 +82,28 @@ impl<'a> Check<'a> {
         let mut host = None;
         let mut sources = Vec::new();
         let mut handlers = Vec::new();
+        let mut sinks = Vec::new();
         for (key, span, node) in self.document.entries() {
             match key {
                 "host" => host = Some(node),
                 "sources" => sources = self.tables(node),
                 "handlers" => handlers = self.tables(node),
-                "sinks" | "tenants" => self.error(&span, format!("{key} are not in this version yet")),
-                _ => self.unknown(&span, key, &["host", "sources", "handlers"]),
+                "sinks" => sinks = self.tables(node),
+                "tenants" => self.error(&span, format!("{key} are not in this version yet")),
+                _ => self.unknown(&span, key, &["host", "sources", "handlers", "sinks"]),
             }
         }
         let host = host::check(self, host);
         let sources = source::check_all(self, &sources, &host);
         let handlers = handler::check_all(self, &handlers, &sources, &host);
+        let sinks = sink::check_all(self, &sinks);
         routes::check(self, &sources, &handlers);
         Config {
             file,
             host,
             sources: sources.found.into_iter().map(|source| source.config).collect(),
             handlers: handlers.into_iter().map(|handler| handler.config).collect(),
+            sinks,
             warnings: Vec::new(),
         }
     }
@@ -113,7 +120,7 @@ impl<'a> Check<'a> {
         Ok(config)
     }
 
-    /// The entries of `[sources]` or `[handlers]`, in the order of the file, whose names are fit for keys, paths and metrics.
+    /// The entries of `[sources]`, `[handlers]` or `[sinks]`, in the order of the file, whose names are fit for keys, paths and metrics.
     fn tables(&mut self, node: &'a Node<'a>) -> Vec<Named<'a>> {
         let Some(table) = node.get_ref().as_table() else {
             self.error(&node.span(), format!("expected a table for each name, not {}", document::what(node.get_ref())));
@@ -233,7 +240,7 @@ impl<'a> Check<'a> {
 /// The source of what handlers emit.
 const EMIT: &str = "emit";
 
-/// An entry of `[sources]` or `[handlers]`.
+/// An entry of `[sources]`, `[handlers]` or `[sinks]`.
 struct Named<'a> {
     name: &'a str,
     span: Span,

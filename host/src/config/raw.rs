@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::transform_subschemas};
 use serde::Deserialize;
 
+mod broker;
 mod handler;
+mod sink;
 mod source;
 mod value;
 
+pub(crate) use broker::{Amqp, Cluster, Mechanism, Sasl, Settings, Tls};
 pub(crate) use handler::{Build, Grants, Handler, Retry, Subscription};
-pub(crate) use source::{Claim, Common, Embedded, Intake, Poller, SchemeWord, Source, Timer, Verify, Webhook};
-pub(crate) use value::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Reference, Size, Table, Time, TimeOrNone};
+pub(crate) use sink::Sink;
+pub(crate) use source::{Claim, Common, Cursor, Declare, Embedded, Kafka, Poller, Rabbitmq, SchemeWord, Source, Timer, Verify, Webhook};
+pub(crate) use value::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Reference, Setting, Size, Table, Time, TimeOrNone};
 
 /// koksmat.toml: one event host. Durations and sizes are written with units (`5s`, `64MiB`), relative paths are relative to the file, and
 /// secrets are references: `env:NAME` or `file:PATH`.
@@ -26,6 +30,8 @@ struct File {
     sources: Option<BTreeMap<String, Source>>,
     /// What is done with them, by name.
     handlers: Option<BTreeMap<String, Handler>>,
+    /// Where emitted events are published, by name.
+    sinks: Option<BTreeMap<String, Sink>>,
 }
 
 /// The host itself.

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::{Config, Problems};
 
+mod brokers;
 mod handlers;
 mod meaning;
 mod problems;

@@ -1,6 +1,6 @@
 //! Durable intake: routes an event and writes one task for each handler that wants it, in the accepting transaction.
 
-use std::{pin::Pin, sync::Arc};
+use std::{borrow::Cow, pin::Pin, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -36,7 +36,10 @@ pub(crate) struct Router {
 
 impl Router {
     fn subscribers(&self, origin: &Origin, event: &Event) -> Vec<Subscriber> {
-        router::route(&self.generation.load(), origin, event).iter().map(router::Routed::subscriber).collect()
+        let generation = self.generation.load();
+        let mut subscribers: Vec<_> = router::route(&generation, origin, event).iter().map(router::Routed::subscriber).collect();
+        subscribers.extend(router::sinks(&generation, origin, event));
+        subscribers
     }
 
     fn acceptance(&self, origin: &Origin, event: Arc<Event>, key: Option<String>, hops: u32) -> Acceptance {
@@ -46,7 +49,7 @@ impl Router {
             kind: origin.kind.clone(),
             key,
             handlers: self.subscribers(origin, &event),
-            unrouted: (self.generation.load().unmatched(origin) == Unmatched::DeadLetter).then_some(NO_ROUTE),
+            unrouted: (self.generation.load().unmatched(origin) == Unmatched::DeadLetter).then_some(NO_ROUTE.into()),
             event,
             due: None,
             hops,
@@ -57,7 +60,12 @@ impl Router {
 
     /// An event nobody wants, to be kept as a dead letter.
     pub(crate) fn no_route(&self, origin: &Origin, event: Arc<Event>, key: Option<String>) -> Acceptance {
-        Acceptance { handlers: Vec::new(), unrouted: Some(NO_ROUTE), ..self.acceptance(origin, event, key, 0) }
+        self.dead_letter(origin, event, key, NO_ROUTE.into())
+    }
+
+    /// An event that no handler gets to see, to be kept as a dead letter.
+    fn dead_letter(&self, origin: &Origin, event: Arc<Event>, key: Option<String>, reason: Cow<'static, str>) -> Acceptance {
+        Acceptance { handlers: Vec::new(), unrouted: Some(reason), ..self.acceptance(origin, event, key, 0) }
     }
 
     /// What a call emitted, routed.
@@ -80,7 +88,7 @@ impl Router {
             if hops > MAX_HOPS {
                 tracing::warn!(tenant = %origin.tenant, handler = handler.config.name, event = acceptance.event.id, "{IN_A_RING} Dead letter");
                 acceptance.handlers.clear();
-                acceptance.unrouted = Some(IN_A_RING);
+                acceptance.unrouted = Some(IN_A_RING.into());
             }
             acceptance
         };
@@ -130,6 +138,34 @@ impl Acceptor for DurableIntake {
                 Err(error) => self.health.store_problem(Some(error.to_string())),
             }
             accepted
+        })
+    }
+
+    fn dead_letter<'a>(
+        &'a self,
+        origin: &'a Origin,
+        event: Arc<Event>,
+        key: Option<String>,
+        reason: String,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
+        Box::pin(async move {
+            let id = event.id.clone();
+            let letter = self.router.dead_letter(origin, event, key, reason.clone().into());
+            match self.store.accept(letter).await {
+                Ok(Accepted::New { .. }) => {
+                    self.health.store_problem(None);
+                    tracing::warn!(tenant = %origin.tenant, source = &*origin.source, event = id, reason, "dead letter");
+                    self.ledgers.unrouted(origin);
+                    Ok(())
+                }
+                // It came before, and was kept then.
+                Ok(_) => Ok(()),
+                Err(StoreError::Closed) => Err(StoreError::Closed),
+                Err(error) => {
+                    self.health.store_problem(Some(error.to_string()));
+                    Err(error)
+                }
+            }
         })
     }
 }

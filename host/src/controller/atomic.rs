@@ -91,6 +91,11 @@ impl Lanes {
         }
     }
 
+    /// How many calls wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lanes.values().map(|lane| lane.waiting.len()).sum()
+    }
+
     pub(crate) fn take_waiting(&mut self) -> Vec<CallInLine> {
         self.lanes.values_mut().flat_map(|lane| lane.waiting.drain(..)).collect()
     }

@@ -5,9 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use crate::tenant::Tenant;
+use crate::{sink::is_sink, tenant::Tenant};
 
 /// Tasks that are claimed together: of one source, for one handler.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,11 +26,17 @@ struct Inner {
     /// At most as many as there are pairs of a source and a handler.
     groups: Mutex<HashSet<Group>>,
     rung: Notify,
+    /// How often an event was written for a sink.
+    sinks: watch::Sender<u64>,
 }
 
 impl Bell {
     /// The group may have tasks to claim.
     pub(crate) fn ring(&self, group: Group) {
+        if is_sink(&group.handler) {
+            self.0.sinks.send_modify(|rings| *rings += 1);
+            return;
+        }
         self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
         self.0.rung.notify_one();
     }
@@ -38,6 +44,11 @@ impl Bell {
     /// The groups that rang since the last time.
     pub(crate) fn take(&self) -> HashSet<Group> {
         std::mem::take(&mut *self.0.groups.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes when there may be events to publish.
+    pub(crate) fn sinks(&self) -> watch::Receiver<u64> {
+        self.0.sinks.subscribe()
     }
 
     /// Wait until a group rings. Cancel safe; a ring before the wait counts.

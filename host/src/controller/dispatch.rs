@@ -11,8 +11,10 @@ use crate::{
         atomic::{Lanes, Scope},
         fair::FairQueue,
         joint::CallInLine,
+        order::Orders,
         settle::Settler,
     },
+    store::OrderKey,
     tenant::Tenant,
 };
 
@@ -29,6 +31,7 @@ pub(crate) struct Slot {
     tenant: Tenant,
     handler: Arc<str>,
     lane: Option<Scope>,
+    order: Option<OrderKey>,
 }
 
 /// A call that was given a slot.
@@ -66,8 +69,11 @@ pub(crate) struct Dispatcher {
     lanes_running: usize,
     /// Running calls of handlers that have a bound of their own.
     running_of: HashMap<(Tenant, Arc<str>), usize>,
+    orders: Orders,
     plain: FairQueue<Tenant, Line, CallInLine>,
     lanes: Lanes,
+    /// Of sources that acknowledge in order: the furthest event of each line that was started.
+    started: HashMap<Arc<str>, i64>,
     finished: mpsc::Sender<Slot>,
 }
 
@@ -78,14 +84,22 @@ impl Dispatcher {
             plain_running: 0,
             lanes_running: 0,
             running_of: HashMap::new(),
+            orders: Orders::default(),
             plain: FairQueue::new(),
             lanes: Lanes::new(start_number),
+            started: HashMap::new(),
             finished,
         }
     }
 
-    /// Put a call in line.
+    /// Put a call in line, or behind the one whose order it keeps.
     pub(crate) fn enqueue(&mut self, call: CallInLine) {
+        if let Some(call) = self.orders.enter(call) {
+            self.stand_in_line(call);
+        }
+    }
+
+    fn stand_in_line(&mut self, call: CallInLine) {
         if self.concurrency == 1 {
             // The lane shares the one slot.
             self.plain.push(call.tenant().clone(), Line::Only, call);
@@ -116,16 +130,39 @@ impl Dispatcher {
         Some(self.start(call, None, token))
     }
 
+    /// Whether an event at or behind the place of this call's was started already: its source cannot acknowledge that one without this.
+    pub(crate) fn is_behind_started(&self, call: &CallInLine) -> bool {
+        call.place().is_some_and(|place| self.started.get(&place.line).is_some_and(|started| place.at <= *started))
+    }
+
     fn start(&mut self, call: CallInLine, lane: Option<Scope>, fencing_token: Option<u64>) -> Started {
-        let slot = Slot { tenant: call.tenant().clone(), handler: call.handler_name().clone(), lane };
+        if let Some(place) = call.place() {
+            match self.started.get_mut(&place.line) {
+                Some(started) => *started = place.at.max(*started),
+                None => self.line(&place.line.clone(), place.at),
+            }
+        }
+        let slot = Slot { tenant: call.tenant().clone(), handler: call.handler_name().clone(), lane, order: call.order() };
         if call.concurrency().is_some() {
             *self.running_of.entry((slot.tenant.clone(), slot.handler.clone())).or_default() += 1;
         }
         Started { call, fencing_token, slot: SlotGuard { slot, finished: self.finished.clone() } }
     }
 
+    /// A new line. Those of assignments that have ended are forgotten now and then: the bound is far above what one host is assigned.
+    fn line(&mut self, line: &Arc<str>, at: i64) {
+        const LINES: usize = 100_000;
+        if self.started.len() >= LINES {
+            self.started.clear();
+        }
+        self.started.insert(line.clone(), at);
+    }
+
     /// A call has settled.
     pub(crate) fn finished(&mut self, slot: &Slot) {
+        if let Some(next) = slot.order.as_ref().and_then(|order| self.orders.leave(order)) {
+            self.stand_in_line(next);
+        }
         match &slot.lane {
             Some(scope) => {
                 self.lanes_running -= 1;
@@ -144,17 +181,25 @@ impl Dispatcher {
 
     /// Nothing runs and nothing waits.
     pub(crate) fn is_idle(&self) -> bool {
-        self.plain_running == 0 && self.lanes_running == 0 && self.plain.len() == 0
+        self.plain_running == 0 && self.lanes_running == 0 && self.plain.len() == 0 && self.lanes.waiting() == 0 && self.orders.len() == 0
     }
 
-    /// Everything that waits.
+    /// Everything that waits; of one order key in its order.
     pub(crate) fn take_waiting(&mut self) -> Vec<CallInLine> {
         let mut waiting = self.plain.take_all();
         waiting.extend(self.lanes.take_waiting());
+        let behind = self.orders.take_waiting();
+        // Who stands in line has its order's turn and gives it up.
+        waiting.iter().filter_map(CallInLine::order).for_each(|order| self.orders.forget(&order));
+        waiting.extend(behind);
         waiting
     }
 
     pub(crate) fn status(&self) -> Status {
-        Status { running: self.plain_running + self.lanes_running, waiting: self.plain.len(), lanes: self.lanes.status() }
+        Status {
+            running: self.plain_running + self.lanes_running,
+            waiting: self.plain.len() + self.orders.len(),
+            lanes: self.lanes.status(),
+        }
     }
 }

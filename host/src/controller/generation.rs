@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     channel::Origin,
-    config::{Subscription, Unmatched},
+    config::{SinkConfig, Subscription, Unmatched},
     plugin::Handler,
     tenant::Tenant,
 };
@@ -17,6 +17,7 @@ pub const EMIT: &str = "emit";
 pub struct Generation {
     handlers: HashMap<Tenant, Vec<Arc<Handler>>>,
     policies: HashMap<(Tenant, Arc<str>), Policy>,
+    sinks: Vec<SinkConfig>,
 }
 
 /// What holds for the events of one source, besides its routes.
@@ -29,18 +30,27 @@ pub struct Policy {
 }
 
 impl Generation {
-    /// A generation of these handlers and of these policies by source.
-    pub fn new(handlers: impl IntoIterator<Item = Arc<Handler>>, policies: HashMap<(Tenant, Arc<str>), Policy>) -> Self {
+    /// A generation of these handlers, of these policies by source, and of these sinks.
+    pub fn new(
+        handlers: impl IntoIterator<Item = Arc<Handler>>,
+        policies: HashMap<(Tenant, Arc<str>), Policy>,
+        sinks: Vec<SinkConfig>,
+    ) -> Self {
         let mut by_tenant = HashMap::<Tenant, Vec<Arc<Handler>>>::new();
         for handler in handlers {
             by_tenant.entry(handler.config.tenant.clone()).or_default().push(handler);
         }
-        Self { handlers: by_tenant, policies }
+        Self { handlers: by_tenant, policies, sinks }
     }
 
     /// A tenant's handlers, with what each subscribes to.
     pub(crate) fn handlers(&self, tenant: &Tenant) -> impl Iterator<Item = (&Arc<Handler>, &[Subscription])> {
         self.handlers.get(tenant).into_iter().flatten().map(|handler| (handler, handler.config.on.as_slice()))
+    }
+
+    /// A tenant's sinks.
+    pub(crate) fn sinks(&self, tenant: &Tenant) -> impl Iterator<Item = &SinkConfig> {
+        self.sinks.iter().filter(move |sink| sink.tenant == *tenant)
     }
 
     /// A handler by its name.

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    channel::{Credit, Delivery, Intake, Origin},
+    channel::{Credit, Delivery, InOrder, Intake, Origin},
     controller::{
         router::Routed,
         settle::{Settled, Settler},
@@ -19,7 +19,7 @@ use crate::{
     plugin::Call,
     receipt::{Answer, Cause, Receipt},
     shutdown::ledger::Tally,
-    store::{CallId, Holder, Task},
+    store::{CallId, Holder, OrderKey, Task},
     tenant::Tenant,
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Joint {
     pub(crate) hops: u32,
     /// Someone waits for the answer: one attempt, nothing is parked.
     pub(crate) reply: bool,
+    /// Where it stands, from a source that acknowledges in order.
+    place: Option<InOrder>,
     left: AtomicUsize,
     state: Mutex<State>,
     settler: Arc<Settler>,
@@ -54,14 +56,14 @@ struct State {
 impl Joint {
     pub(crate) fn new(delivery: Delivery, calls: usize, settler: Arc<Settler>) -> Arc<Self> {
         let Delivery { event, origin, key, receipt, credit, intake } = delivery;
-        let (reply, hops, task) = match intake {
-            Intake::Direct => (false, 0, None),
-            Intake::Reply { hops } => (true, hops, None),
-            Intake::Task(task) => (false, task.hops, Some(task)),
+        let (reply, hops, task, place) = match intake {
+            Intake::Direct { place } => (false, 0, None, place),
+            Intake::Reply { hops } => (true, hops, None, None),
+            Intake::Task(task) => (false, task.hops, Some(task), None),
         };
         let answer = Answer::Done { response: None };
         let state = State { receipt: Some(receipt), credit: Some(credit), tally: Tally::Done, answer };
-        Arc::new(Self { event, origin, key, task, hops, reply, left: AtomicUsize::new(calls), state: Mutex::new(state), settler })
+        Arc::new(Self { event, origin, key, task, hops, reply, place, left: AtomicUsize::new(calls), state: Mutex::new(state), settler })
     }
 
     /// One of its calls, to be put in line.
@@ -120,12 +122,26 @@ impl CallInLine {
         &self.handler
     }
 
+    /// Where its event stands, from a source that acknowledges in order.
+    pub(crate) fn place(&self) -> Option<&InOrder> {
+        self.joint.place.as_ref()
+    }
+
     pub(crate) fn event_id(&self) -> &str {
         &self.joint.event.id
     }
 
     pub(crate) fn atomic(&self) -> bool {
         self.routed.atomic
+    }
+
+    /// Whose order it keeps. A task keeps the order of the store, where only the first of its key can be claimed.
+    pub(crate) fn order(&self) -> Option<OrderKey> {
+        if self.joint.task.is_some() {
+            return None;
+        }
+        let key = self.routed.order.clone()?;
+        Some(OrderKey { tenant: self.tenant().clone(), source: self.source().clone(), handler: self.handler.clone(), key })
     }
 
     /// The handler's own bound of calls side by side.
@@ -156,6 +172,14 @@ impl CallInLine {
             fencing_token,
             hops: self.joint.hops,
         };
+        let behind = match &self.routed.order {
+            Some(order) => settler.behind(&self.joint, &call, order).await,
+            None => None,
+        };
+        if let Some(settled) = behind {
+            self.end(settled);
+            return;
+        }
         let handler = self.routed.handler.clone();
         for overtaken in 0..=OVERTAKEN_AT_MOST {
             let finished = tokio::select! {

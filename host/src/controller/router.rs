@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use crate::{
     channel::Origin,
-    config::{Order, Subscription, matches},
-    controller::generation::Generation,
+    config::{Order, SinkConfig, Subscription, matches},
+    controller::generation::{EMIT, Generation},
     event::Event,
     plugin::Handler,
+    sink,
     store::{Subscriber, Task},
 };
+
+/// The kind of source whose events keep the order of their key unless a handler says otherwise.
+const KAFKA: &str = "kafka";
 
 /// A handler that wants an event.
 #[derive(Debug, Clone)]
@@ -19,13 +23,13 @@ pub struct Routed {
     /// The call goes through the lane.
     pub atomic: bool,
     /// Calls of the handler with the same key keep their order.
-    pub order: Option<String>,
+    pub order: Option<Arc<str>>,
 }
 
 impl Routed {
     /// What a task needs to know of it.
     pub(crate) fn subscriber(&self) -> Subscriber {
-        Subscriber { handler: self.handler.config.name.as_str().into(), order: self.order.clone() }
+        Subscriber { handler: self.handler.config.name.as_str().into(), order: self.order.as_deref().map(str::to_owned) }
     }
 }
 
@@ -38,6 +42,19 @@ pub fn route(generation: &Generation, origin: &Origin, event: &Event) -> Vec<Rou
         Some(Routed { handler: handler.clone(), atomic, order: order_key(handler.config.order, origin, event) })
     });
     wanting.collect()
+}
+
+/// The sinks that want `event`, each once. Sinks publish what handlers emit and name no queue for.
+pub(crate) fn sinks(generation: &Generation, origin: &Origin, event: &Event) -> Vec<Subscriber> {
+    if &*origin.source != EMIT {
+        return Vec::new();
+    }
+    let wanting = generation.sinks(&origin.tenant).filter(|sink| sink.on.iter().any(|entry| wants(entry, origin, event)));
+    let subscriber = |sink: &SinkConfig| Subscriber {
+        handler: sink::subscriber(&sink.name),
+        order: order_key(Some(Order::Key), origin, event).map(|key| key.to_string()),
+    };
+    wanting.map(subscriber).collect()
 }
 
 /// The handler a task is for; none when the configuration no longer has it.
@@ -62,11 +79,13 @@ fn wants(entry: &Subscription, origin: &Origin, event: &Event) -> bool {
 }
 
 /// By which key a call keeps its order. An event without a key is in order with nothing.
-fn order_key(order: Order, origin: &Origin, event: &Event) -> Option<String> {
+fn order_key(order: Option<Order>, origin: &Origin, event: &Event) -> Option<Arc<str>> {
+    // Kafka keeps the order of a key, and whoever gave it one counts on that.
+    let order = order.unwrap_or(if &*origin.kind == KAFKA { Order::Key } else { Order::None });
     match order {
         Order::None => None,
-        Order::Source => Some(format!("source:{}", origin.source)),
-        Order::Key => event.attributes.get("partitionkey").or(event.subject.as_ref()).map(|key| format!("key:{key}")),
+        Order::Source => Some(format!("source:{}", origin.source).into()),
+        Order::Key => event.attributes.get("partitionkey").or(event.subject.as_ref()).map(|key| format!("key:{key}").into()),
     }
 }
 
@@ -100,11 +119,11 @@ mod tests {
     #[test]
     fn events_of_one_key_are_in_order_and_those_without_are_not() {
         let mut event = Event::new("t", "");
-        assert_eq!(order_key(Order::Key, &origin(), &event), None);
+        assert_eq!(order_key(Some(Order::Key), &origin(), &event), None);
         event.subject = Some("42".into());
-        assert_eq!(order_key(Order::Key, &origin(), &event).unwrap(), "key:42");
+        assert_eq!(order_key(Some(Order::Key), &origin(), &event).as_deref(), Some("key:42"));
         event.attributes.insert("partitionkey".into(), "7".into());
-        assert_eq!(order_key(Order::Key, &origin(), &event).unwrap(), "key:7");
-        assert_eq!(order_key(Order::Source, &origin(), &event).unwrap(), "source:orders");
+        assert_eq!(order_key(Some(Order::Key), &origin(), &event).as_deref(), Some("key:7"));
+        assert_eq!(order_key(Some(Order::Source), &origin(), &event).as_deref(), Some("source:orders"));
     }
 }

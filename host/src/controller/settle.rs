@@ -1,6 +1,7 @@
 //! Turns what a call came to into what becomes of its event. The only one who decides an answer.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -21,7 +22,7 @@ use crate::{
     plugin::{Call, Finished, Handler},
     receipt::{Answer, Cause},
     shutdown::ledger::{Ledgers, Tally},
-    store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Read, Store, StoreError, Task, Verdict},
+    store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, OrderKey, Read, Store, StoreError, Task, Verdict},
 };
 
 /// How long after the store failed an event comes again.
@@ -43,6 +44,9 @@ pub(crate) struct Settler {
     pub(crate) router: accept::Router,
     /// Claims whose calls never started or were cut: the feeder releases them, and goes on trying while the store fails.
     pub(crate) returned: Mutex<Vec<Claim>>,
+    /// Order keys that tasks may wait under: a direct call of one of these asks the store whether it has to wait behind them. At most as
+    /// many as there are tasks; one whose tasks are gone is forgotten when it is asked about.
+    pub(crate) parked: Mutex<HashSet<OrderKey>>,
 }
 
 impl Settler {
@@ -73,7 +77,7 @@ impl Settler {
                         groups.into_iter().for_each(|group| self.bell.ring(group));
                         done
                     }
-                    Ok(Committed::Settled) => done,
+                    Ok(Committed::Settled | Committed::Free) => done,
                     Ok(Committed::Overtaken) if last_time => {
                         let reason = "other calls changed what it read every time it ran".to_owned();
                         self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None).await
@@ -90,6 +94,25 @@ impl Settler {
             outcome => self.fail(joint, routed, call, outcome, failure).await,
         };
         Some(settled)
+    }
+
+    /// Park a direct call behind the tasks of its order key, so that it keeps its order. None: nothing is before it, it may run.
+    pub(crate) async fn behind(&self, joint: &Joint, call: &Call, order: &Arc<str>) -> Option<Settled> {
+        let key = OrderKey::of(&call.id, order);
+        if joint.task.is_some() || joint.reply || !self.parked.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            return None;
+        }
+        match self.commit(joint, call, Verdict::Behind { order: order.to_string() }).await {
+            Ok(Committed::Free) => {
+                self.parked.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                None
+            }
+            Ok(_) => {
+                self.bell.ring(group_of(&call.id));
+                Some(Settled { tally: Tally::Parked, answer: Answer::Done { response: None } })
+            }
+            Err(error) => Some(self.store_failed(joint, call, &error).await),
+        }
     }
 
     /// A call that did not work out: parked, dead, or told to who waits. Its effects are discarded.
@@ -120,7 +143,11 @@ impl Settler {
             tracing::warn!(%tenant, handler, event, attempt, reason, ?wait, "the call failed and waits for its next attempt");
             let due = now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
             let answer = Answer::Done { response: None };
-            (Verdict::Park { due, failed, order: routed.order.clone() }, Settled { tally: Tally::Parked, answer })
+            if let (None, Some(order)) = (&joint.task, &routed.order) {
+                // Before the commit: the next call of the key looks as soon as this one has settled.
+                self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(OrderKey::of(&call.id, order));
+            }
+            (Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }, Settled { tally: Tally::Parked, answer })
         };
         match self.commit(joint, call, verdict).await {
             Ok(_) => {
@@ -238,8 +265,8 @@ pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery, policy:
             (Tally::Returned, Answer::Again { after: None, cause: Cause::Host })
         }
         Intake::Reply { .. } => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
-        Intake::Direct if policy == Unmatched::Ignore => (Tally::Done, Answer::Done { response: None }),
-        Intake::Direct => {
+        Intake::Direct { .. } if policy == Unmatched::Ignore => (Tally::Done, Answer::Done { response: None }),
+        Intake::Direct { .. } => {
             tracing::warn!(%tenant, source, event = id, r#type = ty, "no handler wants the event: dead letter");
             let key = key.map(|key| key.to_string());
             let acceptance = settler.router.no_route(&origin, event.clone(), key);

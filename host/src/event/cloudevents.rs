@@ -2,6 +2,8 @@
 //!
 //! Reading keeps data byte for byte: a body, decoded `data_base64`, or the exact JSON text of `data`. The data itself is never parsed.
 //!
+//! What a message of RabbitMQ carries is in [`amqp`].
+//!
 //! Sources: [JSON event format](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md),
 //! [HTTP protocol binding](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md).
 
@@ -10,6 +12,7 @@ use http::{HeaderMap, header::CONTENT_TYPE};
 
 use crate::event::Event;
 
+pub(crate) mod amqp;
 mod attributes;
 mod binary;
 mod json;
@@ -61,6 +64,9 @@ pub enum CloudEventError {
         /// What is wrong with its value, as the end of a sentence.
         problem: &'static str,
     },
+    /// A CloudEvent in a format this host does not read here.
+    #[error("the content type \"{0}\" is not one of an event that is read here; send \"{STRUCTURED}\" or binary mode")]
+    Format(String),
     /// `data` and `data_base64` in one event.
     #[error("\"data\" and \"data_base64\" exclude each other")]
     TwoData,
@@ -96,6 +102,28 @@ pub fn from_http(headers: &HeaderMap, body: &Bytes) -> Result<Option<Message>, C
         return from_binary(headers, body.clone()).map(|event| Some(Message::One(event)));
     }
     Ok(None)
+}
+
+/// An event whose attributes are pairs of names and values, `datacontenttype` among them, as the headers of a broker's message hold them.
+///
+/// # Errors
+/// When a required attribute is missing or a value is not valid.
+pub(crate) fn from_attributes<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>, data: Bytes) -> Result<Event, CloudEventError> {
+    let mut attributes = attributes::Attributes::default();
+    for (name, value) in pairs {
+        attributes.set(name, value.to_owned())?;
+    }
+    let mut event = attributes.finish()?;
+    event.data = data;
+    Ok(event)
+}
+
+/// The attributes of an event but for `datacontenttype`, which has a place of its own in every protocol.
+pub(crate) fn attributes_of(event: &Event) -> impl Iterator<Item = (&str, &str)> {
+    let required = [("specversion", "1.0"), ("id", &event.id), ("source", &event.source), ("type", &event.ty)];
+    let optional = [("subject", &event.subject), ("time", &event.time), ("dataschema", &event.dataschema)];
+    let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+    required.into_iter().chain(optional).chain(event.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
 /// Whether data of this media type is JSON. Absent means yes: the JSON format says so.

@@ -144,8 +144,9 @@ mod tests {
         );
         assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
         dropped.cancelled().await;
-        let panics =
-            futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(aside.run(&heavy, Box::pin(async { panic!("by the test") }))));
+        let panics = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(
+            aside.run(&heavy, Box::pin(async { panic!("by the test") })),
+        ));
         assert!(panics.await.is_err());
     }
 }

@@ -15,6 +15,11 @@ impl Backoff {
         Self { min, max, next: min }
     }
 
+    /// About how long the next failure waits.
+    pub(crate) fn next(&self) -> Duration {
+        self.next
+    }
+
     /// How long to wait after one more failure.
     pub(crate) fn after_failure(&mut self) -> Duration {
         let wait = self.next;

@@ -32,7 +32,7 @@ mod accept;
 mod body;
 mod throttle;
 
-pub(super) use accept::{Posted, accept};
+pub(super) use accept::{MAX_KEY, Posted, accept, own_key};
 pub(super) use throttle::Throttle;
 
 /// How long a sender is asked to wait when the host cannot take its request now.
@@ -129,9 +129,8 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// Carry the sender's trace on, unless the event has one of its own.
 pub(super) fn trace(event: &mut Event, headers: &HeaderMap) {
-    let is_trace = |value: &&str| value.len() == 55 && value.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
-    if let (None, Some(value)) = (event.traceparent(), text(headers, "traceparent").filter(is_trace)) {
-        event.attributes.insert("traceparent".to_owned(), value.to_owned());
+    if let Some(value) = text(headers, "traceparent") {
+        event.continue_trace(value);
     }
 }
 

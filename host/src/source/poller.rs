@@ -1,15 +1,18 @@
 //! Polls a database: rows, or the value of a condition, become events.
 //!
-//! There are three ways to know what is new, one file each: [`claim`] (a row is leased, handled and marked), [`query`] (any `SELECT`, each
-//! (key, version) once) and [`condition`] (one value, and whether it changed). What they share is here: when the database is asked, how
+//! There are four ways to know what is new, one file each: [`claim`] (a row is leased, handled and marked), [`cursor`] (rows in the order of
+//! the transactions that wrote them), [`query`] (any `SELECT`, each (key, version) once) and [`condition`] (one value, and whether it
+//! changed). What they share is here: when the database is asked, how
 //! many events may be taken, what happens when it does not answer, and how a stop ends. Statements are the operator's own, in the
 //! database's own SQL: "now" is `datetime('now')` in SQLite.
 //!
 //! The loop does one thing at a time, so polls never overlap. It never ends because of the database: it says so once, tries again with a
-//! growing wait, and says when it is back. Nothing new is taken while a handled row cannot be marked.
+//! growing wait, and says when it is back. Nothing new is taken while a handled row cannot be marked. A notification of the database may make
+//! a poll happen sooner ([`wake`]).
 
 use std::{
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +22,9 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 
-use self::{claim::Claims, condition::Condition, database::Database, query::Query};
+use tokio::sync::Notify;
+
+use self::{claim::Claims, condition::Condition, cursor::Cursor, database::Database, query::Query};
 use super::{Source, SourceContext, SourceError, backoff::Backoff};
 use crate::{
     channel::Credit,
@@ -31,6 +36,7 @@ use crate::{
 
 mod claim;
 mod condition;
+mod cursor;
 mod database;
 mod query;
 mod row;
@@ -38,11 +44,14 @@ mod row;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 /// The most rows that one poll takes: transactions in somebody else's database are kept short.
 const MAX_BATCH: usize = 256;
 /// The longest wait between two attempts to reach a database that does not answer.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// The shortest time from one poll to the next that a notification asks for.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How often a stop tries to mark what was handled before it leaves that to the lease.
 const ATTEMPTS_AT_STOP: u32 = 3;
 
@@ -52,7 +61,7 @@ pub struct PollerSource {
     config: PollerConfig,
 }
 
-/// One of the three ways to know what is new.
+/// One of the ways to know what is new.
 trait Mode: Send {
     /// What is needed to carry out the answer to an event.
     type Ticket: Send + 'static;
@@ -76,7 +85,7 @@ trait Mode: Send {
 
 /// An event that has to be sent.
 struct Found<T> {
-    event: Event,
+    event: Arc<Event>,
     /// What it is recognised by when it comes again.
     key: String,
     ticket: T,
@@ -99,6 +108,13 @@ enum PollError {
     NoColumn(String),
     #[error("the query gives more than {0} rows; narrow it, every row it gives has to be remembered")]
     TooManyRows(usize),
+    #[error("cursor mode needs PostgreSQL; use claim or query mode")]
+    NoWatermark,
+    #[error(
+        "the position in the store is of a transaction that the database has not begun: was it restored from a dump? \
+         Give the source another name to begin with the first row"
+    )]
+    Ahead,
     #[error("{0} events of this source are not settled yet; it waits for its handlers")]
     Backlog(u64),
 }
@@ -116,22 +132,36 @@ impl Source for PollerSource {
     }
 
     fn run(&self, ctx: SourceContext) -> Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + '_>> {
-        let PollerConfig { database, setup, every, mode } = self.config.clone();
+        let PollerConfig { database, setup, every, wake, mode } = self.config.clone();
         let database = Database::new(&database, setup);
-        Box::pin(async move {
+        let bell = Arc::new(Notify::new());
+        let listening = match (&database, wake) {
+            (Database::Postgres(db), Some(channel)) => Either::Left(wake::listen(db.kind().options().clone(), channel, bell.clone())),
+            _ => Either::Right(pending()),
+        };
+        let polling = async move {
             match mode {
                 PollMode::Claim { table, key, filter, done, lease } => {
                     let table = claim::Table { source: claim::name_of(ctx.origin()), table, key, filter, done, lease };
-                    Poller::new(ctx.clone(), every, Claims::new(ctx, database, table)).run().await;
+                    Poller::new(ctx.clone(), every, bell, Claims::new(ctx, database, table)).run().await;
+                }
+                PollMode::Cursor { table, key, xid, filter } => {
+                    let table = cursor::Table { table, key, xid, filter };
+                    Poller::new(ctx.clone(), every, bell, Cursor::new(ctx, database, table)).run().await;
                 }
                 PollMode::Query { query, key, version } => {
-                    Poller::new(ctx.clone(), every, Query::new(ctx, database, query, key, version)).run().await;
+                    Poller::new(ctx.clone(), every, bell, Query::new(ctx, database, query, key, version)).run().await;
                 }
                 PollMode::Condition { condition, on } => {
-                    Poller::new(ctx.clone(), every, Condition::new(ctx, database, condition, on)).run().await;
+                    Poller::new(ctx.clone(), every, bell, Condition::new(ctx, database, condition, on)).run().await;
                 }
             }
-            Ok(())
+        };
+        Box::pin(async move {
+            tokio::select! {
+                () = polling => Ok(()),
+                never = listening => match never {},
+            }
         })
     }
 }
@@ -140,6 +170,8 @@ impl Source for PollerSource {
 struct Poller<M: Mode> {
     ctx: SourceContext,
     every: Duration,
+    /// Rung when the next poll is to happen at once.
+    bell: Arc<Notify>,
     mode: M,
     /// Events that were sent, at most one for each credit.
     in_flight: FuturesUnordered<BoxFuture<'static, Answered<M::Ticket>>>,
@@ -147,6 +179,12 @@ struct Poller<M: Mode> {
     answered: Vec<Answered<M::Ticket>>,
     /// When the database is asked next.
     due: Instant,
+    /// When it was asked last.
+    asked: Instant,
+    /// The bell rang since.
+    woken: bool,
+    /// When it rang something was in flight: what is in flight no longer is looked at once more.
+    passed_by: bool,
     /// When what is in flight has to be held on to.
     renewal: Instant,
     /// The last poll found as much as it could take: there is probably more.
@@ -157,15 +195,19 @@ struct Poller<M: Mode> {
 }
 
 impl<M: Mode> Poller<M> {
-    fn new(ctx: SourceContext, every: Duration, mode: M) -> Self {
+    fn new(ctx: SourceContext, every: Duration, bell: Arc<Notify>, mode: M) -> Self {
         let now = Instant::now();
         Self {
             ctx,
             every,
+            bell,
             mode,
             in_flight: FuturesUnordered::new(),
             answered: Vec::new(),
             due: now,
+            asked: now,
+            woken: false,
+            passed_by: false,
             renewal: now,
             more: false,
             backoff: Backoff::new(every.clamp(Duration::from_millis(50), Duration::from_secs(1)), MAX_WAIT),
@@ -174,12 +216,13 @@ impl<M: Mode> Poller<M> {
     }
 
     async fn run(mut self) {
-        let stopping = self.ctx.stopping().clone();
+        let (stopping, bell) = (self.ctx.stopping().clone(), self.bell.clone());
         while !stopping.is_cancelled() {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
                 () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
+                () = bell.notified() => self.wake(),
                 () = at(self.due) => self.poll().await,
             }
         }
@@ -189,12 +232,16 @@ impl<M: Mode> Poller<M> {
     /// Ask the database once: carry out what is owed, then take what is new.
     async fn poll(&mut self) {
         let started = Instant::now();
-        self.due = started + self.every;
+        (self.asked, self.due) = (started, started + self.every);
+        // What woke it may be a new version of a row in flight, which is passed by this time.
+        self.passed_by = std::mem::take(&mut self.woken) && self.holds() || self.passed_by;
         if !self.settle().await {
             return;
         }
         let mut credits = self.take_credits();
         if credits.is_empty() {
+            // Nobody looked: there may be more.
+            self.more = true;
             return;
         }
         match self.mode.poll(credits.len()).await {
@@ -210,6 +257,14 @@ impl<M: Mode> Poller<M> {
                 self.hurry();
             }
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// The database says that there is something new. One that does not answer is asked when its turn comes.
+    fn wake(&mut self) {
+        if self.failures == 0 {
+            self.woken = true;
+            self.due = self.due.min(self.asked + PAUSE);
         }
     }
 
@@ -234,6 +289,10 @@ impl<M: Mode> Poller<M> {
         // store fails would hand the same rows round and round.
         if self.failures == 0 && self.settle().await && handled {
             self.hurry();
+            if self.passed_by {
+                self.passed_by = self.holds();
+                self.due = self.due.min(self.asked + PAUSE);
+            }
         }
     }
 

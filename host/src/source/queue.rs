@@ -1,3 +1,5 @@
 //! Message queues as sources. The embedded one lives in the host's own store.
 
 pub mod embedded;
+pub mod kafka;
+pub mod rabbitmq;

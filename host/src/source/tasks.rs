@@ -18,6 +18,7 @@ use crate::{
     },
     receipt::Receipt,
     shutdown::ledger::Tally,
+    sink::is_sink,
     store::{Millis, Store, StoreError, Task, Want},
 };
 
@@ -150,7 +151,8 @@ impl TaskFeeder {
     async fn waiting_groups(&self) -> Result<HashSet<Group>, StoreError> {
         let depths = self.store.depths().await?;
         let group = |d: crate::store::Depth| Group { tenant: d.tenant, source: d.source.into(), handler: d.handler.into() };
-        Ok(depths.into_iter().filter(|d| d.ready > 0).map(group).collect())
+        // Sinks feed themselves.
+        Ok(depths.into_iter().filter(|d| d.ready > 0 && !is_sink(&d.handler)).map(group).collect())
     }
 }
 

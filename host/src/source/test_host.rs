@@ -25,8 +25,8 @@ use crate::{
         serve::{self, Stop},
     },
     store::{
-        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, Read, Retention,
-        Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read,
+        Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
     },
     task,
     tenant::Tenant,
@@ -134,6 +134,16 @@ impl Acceptor for Ledger {
             Ok(Accepted::New { id })
         })
     }
+
+    fn dead_letter<'a>(
+        &'a self,
+        _origin: &'a Origin,
+        _event: Arc<crate::Event>,
+        _key: Option<String>,
+        _reason: String,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
+        unsupported()
+    }
 }
 
 fn unsupported<'a, T>() -> StoreFuture<'a, T> {
@@ -179,6 +189,13 @@ impl Store for Ledger {
         unsupported()
     }
     fn set_state(&self, _: Tenant, _: Arc<str>, _: Vec<(String, Option<Vec<u8>>)>) -> StoreFuture<'_, ()> {
+        unsupported()
+    }
+    fn orders(&self) -> StoreFuture<'_, Vec<OrderKey>> {
+        unsupported()
+    }
+
+    fn backlog(&self, _: Tenant, _: Arc<str>) -> StoreFuture<'_, u64> {
         unsupported()
     }
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {

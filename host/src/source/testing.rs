@@ -199,6 +199,16 @@ impl Acceptor for FakeStore {
             Ok(Accepted::New { id })
         })
     }
+
+    fn dead_letter<'a>(
+        &'a self,
+        _origin: &'a Origin,
+        _event: Arc<Event>,
+        _key: Option<String>,
+        _reason: String,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
+        closed()
+    }
 }
 
 fn closed<'a, T: Send + 'a>() -> StoreFuture<'a, T> {
@@ -222,21 +232,19 @@ impl Store for FakeStore {
         })
     }
 
-    fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {
+    fn orders(&self) -> StoreFuture<'_, Vec<OrderKey>> {
+        closed()
+    }
+
+    fn backlog(&self, _: Tenant, _: Arc<str>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             self.works()?;
-            let ready = self.lock().unsettled;
-            let depth = |source: &str, ready| Depth {
-                tenant: Tenant::default(),
-                source: source.into(),
-                handler: "h".into(),
-                ready,
-                later: 0,
-                running: 0,
-                oldest: None,
-            };
-            Ok(vec![depth("test", ready), depth("another", 7)])
+            Ok(self.lock().unsettled)
         })
+    }
+
+    fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {
+        closed()
     }
 
     fn accept(&self, _: Acceptance) -> StoreFuture<'_, Accepted> {

@@ -22,8 +22,8 @@ use self::{
     writer::{Survive, Writer},
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, Read, Reroute, Retention,
-    Settled, Store, StoreError, StoreFuture, Task, Want, holds::Holds,
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read, Reroute,
+    Retention, Settled, Store, StoreError, StoreFuture, Task, Want, holds::Holds,
 };
 use crate::tenant::Tenant;
 
@@ -203,6 +203,14 @@ impl Store for SqliteStore {
 
     fn set_state(&self, tenant: Tenant, source: Arc<str>, entries: Vec<(String, Option<Vec<u8>>)>) -> StoreFuture<'_, ()> {
         Box::pin(self.writer.run(Survive::PowerLoss, move |c| Ok(source_state::set(c, &tenant, &source, &entries)?)))
+    }
+
+    fn orders(&self) -> StoreFuture<'_, Vec<OrderKey>> {
+        Box::pin(self.readers.run(task::orders))
+    }
+
+    fn backlog(&self, tenant: Tenant, source: Arc<str>) -> StoreFuture<'_, u64> {
+        Box::pin(self.readers.run(move |c| accept::backlog(c, &tenant, &source)))
     }
 
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {

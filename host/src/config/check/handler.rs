@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     Check, DAY, EMIT, HOUR, MIB, MILLISECOND, Named, outbound, reference, seconds,
-    source::{KINDS, LATER, Sources},
+    source::{KINDS, Sources},
 };
 use crate::config::{
-    Grants, HandlerConfig, HostConfig, Order, PluginRef, Retry, Subscription,
+    Grants, HandlerConfig, HostConfig, PluginRef, Retry, Subscription,
     document::Span,
     pattern::matches,
     raw::{self, At, Table},
@@ -52,7 +52,7 @@ fn check(check: &mut Check<'_>, name: &str, section: &Span, raw: raw::Handler, s
         timeout,
         memory: check.size(&raw.memory, 64 * MIB, MIB..=1024 * MIB),
         concurrency: concurrency.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
-        order: raw.order.as_ref().map_or(Order::None, |at| at.value),
+        order: raw.order.as_ref().map(|at| at.value),
         retry: raw.retry.map_or_else(Retry::default, |Table(raw)| retry(check, &raw)),
         config: config(check, &raw.config),
         grants: raw.grants.map_or_else(Grants::default, |Table(raw)| grants(check, &raw)),
@@ -115,11 +115,19 @@ fn on(check: &mut Check<'_>, section: &Span, entries: &[At<Table<raw::Subscripti
     entries.iter().map(|at| subscription(check, at, sources)).collect()
 }
 
-fn subscription(
-    check: &mut Check<'_>,
-    At { value: Table(raw), span }: &At<Table<raw::Subscription>>,
-    sources: &Sources<'_>,
-) -> Subscription {
+fn subscription(check: &mut Check<'_>, at: &At<Table<raw::Subscription>>, sources: &Sources<'_>) -> Subscription {
+    let Table(raw) = &at.value;
+    if let Some(at) = &raw.source {
+        source(check, at, sources);
+    }
+    if let Some(at) = &raw.kind {
+        kind(check, at);
+    }
+    subscription_of(check, at)
+}
+
+/// An entry of `on`, as far as it does not name a source.
+pub(super) fn subscription_of(check: &mut Check<'_>, At { value: Table(raw), span }: &At<Table<raw::Subscription>>) -> Subscription {
     let fields = [&raw.source, &raw.kind, &raw.ty, &raw.subject];
     if fields.iter().all(|field| field.is_none()) && raw.attributes.is_empty() {
         let entry = check.document.key_at(span);
@@ -134,12 +142,6 @@ fn subscription(
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
             check.error(&at.span, "an attribute's name has lower-case letters and digits");
         }
-    }
-    if let Some(at) = &raw.source {
-        source(check, at, sources);
-    }
-    if let Some(at) = &raw.kind {
-        kind(check, at);
     }
     let text = |field: &Option<At<String>>| field.as_ref().map(|at| at.value.clone());
     Subscription {
@@ -166,9 +168,7 @@ fn source(check: &mut Check<'_>, At { value, span }: &At<String>, sources: &Sour
 
 /// An embedding program may have kinds of its own, so that only what is known to be wrong is.
 fn kind(check: &mut Check<'_>, At { value, span }: &At<String>) {
-    if LATER.contains(&value.as_str()) {
-        check.error(span, format!("{value} sources are not in this version yet"));
-    } else if let Some(meant) = suggest::nearest(value, KINDS).filter(|meant| meant != value) {
+    if let Some(meant) = suggest::nearest(value, KINDS).filter(|meant| meant != value) {
         check.error(span, format!("no kind of source is called `{value}`; did you mean `{meant}`?"));
     }
 }

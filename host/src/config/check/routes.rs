@@ -1,13 +1,14 @@
 //! What sources and handlers require of each other. As far as can be told: the type of an event is known only when it comes.
 
 use super::{
-    Check, EMIT,
+    Check, EMIT, MINUTE,
     handler::Found as Handler,
     source::{Found as Source, Sources},
 };
 use crate::config::{
     Order, Reply, SourceKind, Subscription,
     pattern::{matches, may_overlap},
+    units::ShowDuration,
 };
 
 pub(super) fn check(check: &mut Check<'_>, sources: &Sources<'_>, handlers: &[Handler]) {
@@ -16,7 +17,11 @@ pub(super) fn check(check: &mut Check<'_>, sources: &Sources<'_>, handlers: &[Ha
             one_answers(check, source, handlers);
         }
     }
+    for source in &sources.found {
+        shared_group(check, source, handlers);
+    }
     for handler in handlers {
+        patience(check, sources, handler);
         order(check, sources, handler);
         fed(check, sources, handler);
     }
@@ -52,10 +57,66 @@ fn one_answers(check: &mut Check<'_>, source: &Source, handlers: &[Handler]) {
     }
 }
 
+/// Members of a consumer group each have a store of their own: what only one store can promise ends at the host.
+fn shared_group(check: &mut Check<'_>, source: &Source, handlers: &[Handler]) {
+    if !matches!(source.config.kind, SourceKind::Kafka(_) | SourceKind::Rabbitmq(_)) {
+        return;
+    }
+    let wanting = handlers.iter().filter(|handler| handler.config.on.iter().any(|entry| comes_from(entry, source)));
+    let needs_one_store = |handler: &&Handler| {
+        let Handler { config, order, .. } = handler;
+        config.atomic || order.is_some() || config.grants.keyvalue.is_some() || !config.grants.emit.is_empty()
+    };
+    if let Some(handler) = wanting.into_iter().find(needs_one_store) {
+        let name = &handler.config.name;
+        check.warning(
+            &source.span,
+            format!(
+                "run it on one host: handlers.{name} is atomic, ordered or has effects, and hosts that share this source each have a store of \
+                 their own; calls parked on a host wait for that host"
+            ),
+        );
+    }
+}
+
+/// A call that takes longer than the broker waits is handled twice: with durable intake it is not.
+fn patience(check: &mut Check<'_>, sources: &Sources<'_>, handler: &Handler) {
+    for source in &sources.found {
+        if source.durable() || !handler.config.on.iter().any(|entry| comes_from(entry, source)) {
+            continue;
+        }
+        let (patience, what) = match &source.config.kind {
+            SourceKind::Kafka(kafka) => (kafka.patience(), "a partition that goes to another member waits"),
+            // RabbitMQ's `consumer_timeout`.
+            SourceKind::Rabbitmq(_) => (30 * MINUTE, "RabbitMQ waits for an acknowledgement"),
+            _ => continue,
+        };
+        if handler.config.timeout > patience {
+            let (timeout, patience, name) = (ShowDuration(handler.config.timeout), ShowDuration(patience), &source.config.name);
+            check.warning(
+                &handler.span,
+                format!("its calls may take {timeout}, {what} {patience}: then the event is handled twice; give sources.{name} `intake = \"durable\"`"),
+            );
+        }
+    }
+}
+
 /// Order can be kept where calls wait in the store.
 fn order(check: &mut Check<'_>, sources: &Sources<'_>, handler: &Handler) {
-    let (Some(span), true) = (&handler.order, handler.config.order != Order::None) else { return };
-    let direct = sources.found.iter().find(|source| !source.durable() && handler.config.on.iter().any(|entry| comes_from(entry, source)));
+    let (Some(span), true) = (&handler.order, handler.config.order != Some(Order::None)) else { return };
+    let cannot = |source: &&Source| matches!(&source.config.kind, SourceKind::Poller(_) | SourceKind::Webhook(_)) && !source.durable();
+    let direct = sources.found.iter().filter(cannot).find(|source| handler.config.on.iter().any(|entry| comes_from(entry, source)));
+    for source in &sources.found {
+        let SourceKind::Rabbitmq(rabbitmq) = &source.config.kind else { continue };
+        let alone = rabbitmq.declare.as_ref().is_none_or(|declare| declare.single_active_consumer);
+        if !alone && handler.config.on.iter().any(|entry| comes_from(entry, source)) {
+            let name = &source.config.name;
+            check.warning(
+                span,
+                format!("several hosts keep the order of sources.{name} only with `single-active-consumer = true` in its `declare`"),
+            );
+        }
+    }
     if let Some(source) = direct {
         let why = match source.config.kind {
             SourceKind::Webhook(_) => "which waits for the handler's response",

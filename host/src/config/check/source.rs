@@ -4,16 +4,15 @@ use croner::parser::{CronParser, Year};
 use jiff::{Timestamp, tz::TimeZone};
 use toml::de::DeValue;
 
-use super::{Check, KIB, MIB, Named, poller, webhook};
+use super::{Check, KIB, MIB, Named, poller, queue, webhook};
 use crate::config::{
-    EmbeddedConfig, HostConfig, Missed, Overlap, PollMode, Reply, SourceConfig, SourceKind, StoreConfig, TimerConfig, Unmatched,
+    EmbeddedConfig, HostConfig, Intake, Missed, Overlap, PollMode, Reply, SourceConfig, SourceKind, StoreConfig, TimerConfig, Unmatched,
     document::{Node, Span, what},
-    raw::{self, At, Common, Intake, Source},
+    raw::{self, At, Common, Source},
     suggest,
 };
 
-pub(super) const KINDS: [&str; 4] = ["embedded", "poller", "webhook", "timer"];
-pub(super) const LATER: [&str; 2] = ["kafka", "rabbitmq"];
+pub(super) const KINDS: [&str; 6] = ["kafka", "rabbitmq", "embedded", "poller", "webhook", "timer"];
 
 /// The most unsettled tasks a source may have unless it says otherwise.
 pub(super) const BACKLOG: u64 = 100_000;
@@ -37,6 +36,8 @@ impl Found {
         match &self.config.kind {
             SourceKind::Embedded(_) | SourceKind::Timer(_) => true,
             SourceKind::Webhook(webhook) => webhook.reply == Reply::Accepted,
+            SourceKind::Kafka(kafka) => kafka.intake == Intake::Durable,
+            SourceKind::Rabbitmq(rabbitmq) => rabbitmq.intake == Intake::Durable,
             SourceKind::Poller(_) => false,
         }
     }
@@ -65,8 +66,10 @@ pub(super) fn check_all<'a>(check: &mut Check<'_>, tables: &[Named<'a>], host: &
 fn check(check: &mut Check<'_>, table: &Named<'_>) -> Option<SourceConfig> {
     let (section, raw) = (table.node.span(), read(check, table.node)?);
     let (common, kind) = match raw {
+        Source::Kafka(raw) => queue::kafka(check, &section, raw),
+        Source::Rabbitmq(raw) => queue::rabbitmq(check, &section, raw),
         Source::Embedded(raw) => embedded(check, raw),
-        Source::Poller(raw) => poller::check(check, &section, raw),
+        Source::Poller(raw) => poller::check(check, &section, *raw),
         Source::Webhook(raw) => webhook::check(check, &section, raw),
         Source::Timer(raw) => timer(check, &section, raw),
     };
@@ -95,14 +98,12 @@ fn read(check: &mut Check<'_>, node: &Node<'_>) -> Option<Source> {
     };
     let span = kind.span();
     match kind.get_ref().as_str().unwrap_or_default() {
+        "kafka" => check.read(node).map(Source::Kafka),
+        "rabbitmq" => check.read(node).map(Source::Rabbitmq),
         "embedded" => check.read(node).map(Source::Embedded),
-        "poller" => check.read(node).map(Source::Poller),
+        "poller" => check.read(node).map(|raw| Source::Poller(Box::new(raw))),
         "webhook" => check.read(node).map(Source::Webhook),
         "timer" => check.read(node).map(Source::Timer),
-        later if LATER.contains(&later) => {
-            check.error(&span, format!("{later} sources are not in this version yet"));
-            None
-        }
         other => {
             let hint = suggest::nearest(other, KINDS).map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
             check.error(&span, format!("must be {}{hint}", suggest::any_of(&KINDS)));
@@ -113,10 +114,12 @@ fn read(check: &mut Check<'_>, node: &Node<'_>) -> Option<Source> {
 
 fn intake(check: &mut Check<'_>, intake: Intake, span: &Span, kind: &SourceKind) {
     match (intake, kind) {
-        (Intake::Durable, _) => check.error(span, "`durable` is for kafka and rabbitmq sources, which are not in this version yet"),
-        (Intake::Direct, SourceKind::Poller(_)) => {}
-        (Intake::Direct, SourceKind::Webhook(_)) => check.error(span, "a webhook says it by `reply`: `accepted` or `handler`"),
-        (Intake::Direct, _) => check.error(span, format!("{} sources are always durable; leave this key out", kind.word())),
+        (_, SourceKind::Kafka(_) | SourceKind::Rabbitmq(_)) | (Intake::Direct, SourceKind::Poller(_)) => {}
+        (Intake::Durable, SourceKind::Poller(_)) => {
+            check.error(span, "`durable` is for kafka and rabbitmq sources; a row waits in its database")
+        }
+        (_, SourceKind::Webhook(_)) => check.error(span, "a webhook says it by `reply`: `accepted` or `handler`"),
+        _ => check.error(span, format!("{} sources are always durable; leave this key out", kind.word())),
     }
 }
 

@@ -10,10 +10,13 @@ use super::{
     Check, DAY, KIB, MIB, MINUTE, reference, seconds,
     source::{BACKLOG, Sources},
 };
-use crate::config::{
-    DigestEncoding, HostConfig, Reply, Scheme, Secret, SourceKind, Verify, WebhookConfig,
-    document::Span,
-    raw::{self, At, Common, SchemeWord, Table},
+use crate::{
+    config::{
+        DigestEncoding, HostConfig, Reply, Scheme, Secret, SourceKind, Verify, WebhookConfig,
+        document::Span,
+        raw::{self, At, Common, SchemeWord, Table},
+    },
+    event::is_credential,
 };
 
 pub(super) fn check(check: &mut Check<'_>, section: &Span, raw: raw::Webhook) -> (Common, SourceKind) {
@@ -139,11 +142,7 @@ fn header(check: &mut Check<'_>, At { value, span }: &At<String>) -> Option<Stri
 /// A header that a handler may see: none that may hold a credential.
 fn shown_header(check: &mut Check<'_>, at: &At<String>, signed_by: &str) -> Option<String> {
     let name = header(check, at)?;
-    let credential = matches!(name.as_str(), "authorization" | "proxy-authorization" | "cookie" | "set-cookie" | "x-api-key")
-        || name.contains("signature")
-        || name.ends_with("-token")
-        || name == signed_by;
-    if credential {
+    if is_credential(&name) || name == signed_by {
         check.error(&at.span, "handlers never see signatures, cookies or credentials; leave this header out");
         return None;
     }

@@ -49,6 +49,9 @@ pub(crate) enum Reference {
 /// What `wasi:config` shows: a string, a number, true or false.
 pub(crate) struct ConfigValue(pub(crate) String);
 
+/// A setting of a client library: a string, a number, true or false, or a reference to one.
+pub(crate) struct Setting(pub(crate) Reference);
+
 /// The key-value grant.
 pub(crate) enum Keyvalue {
     /// `true`
@@ -219,6 +222,12 @@ impl<'de> Deserialize<'de> for ConfigValue {
     }
 }
 
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ConfigValue::deserialize(deserializer).map(|value| Self(Reference::parse(&value.0)))
+    }
+}
+
 impl<'de> Deserialize<'de> for Keyvalue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Form;
@@ -356,4 +365,5 @@ value_schema!(Size, { "type": ["string", "integer"], "pattern": "^[0-9]+([KMG]i?
 value_schema!(Backoff, { "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)\\.\\.[0-9]+(ms|s|m|h|d)$", "examples": ["200ms..30s"] });
 value_schema!(Reference, { "type": "string", "examples": ["env:NAME", "file:PATH"] });
 value_schema!(ConfigValue, { "type": ["string", "number", "boolean"] });
+value_schema!(Setting, { "type": ["string", "number", "boolean"] });
 value_schema!(Keyvalue, { "type": ["boolean", "string"], "examples": [true, "stock/"] });

@@ -49,7 +49,7 @@ fn sources_and_handlers_have_the_documented_defaults() {
     assert_eq!(handler.on[0].source.as_deref(), Some("orders"));
     assert!(!handler.atomic && !handler.on[0].atomic);
     assert_eq!((handler.timeout, handler.memory, handler.concurrency), (Duration::from_secs(5), 64 << 20, None));
-    assert_eq!(handler.order, Order::None);
+    assert_eq!(handler.order, None);
     assert_eq!(handler.retry.attempts, 5);
     assert_eq!((handler.retry.min, handler.retry.max), (Duration::from_millis(200), Duration::from_secs(30)));
     assert!(handler.config.is_empty());
@@ -188,7 +188,7 @@ fn a_full_configuration_is_understood() {
     assert_eq!(invoice.on.len(), 2);
     assert!(invoice.on[0].atomic);
     assert_eq!(invoice.on[1].attributes["region"], "eu");
-    assert_eq!((invoice.concurrency, invoice.order), (Some(16), Order::Key));
+    assert_eq!((invoice.concurrency, invoice.order), (Some(16), Some(Order::Key)));
     let shown: Vec<String> = invoice.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(shown, ["currency=EUR", "dry=false", "limit=10", "price=2.5", "region=eu-west-1!", "text=${REGION}"]);
     assert_eq!((invoice.grants.keyvalue.as_deref(), &invoice.grants.emit[..]), (Some(""), &["orders.*".to_owned()][..]));
@@ -245,5 +245,5 @@ fn the_schema_knows_every_key_and_its_form() {
         .iter()
         .map(|kind| kind["properties"]["kind"]["const"].as_str().unwrap())
         .collect();
-    assert_eq!(kinds, ["embedded", "poller", "webhook", "timer"]);
+    assert_eq!(kinds, ["kafka", "rabbitmq", "embedded", "poller", "webhook", "timer"]);
 }

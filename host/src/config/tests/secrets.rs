@@ -81,10 +81,9 @@ fn a_url_with_a_password_is_not_shown() {
         "#,
         r#"
         koksmat.toml:2:9: host.store: a PostgreSQL store is not in this version yet; use `sqlite:data/koksmat.db`
-        koksmat.toml:6:12: sources.a.database: polling MySQL is not in this version yet; `sqlite:PATH` is
-        koksmat.toml:12:12: sources.b.database: polling PostgreSQL is not in this version yet; `sqlite:PATH` is
-        koksmat.toml:18:12: sources.c.database: what env:SECRET holds is no URL of a database; expected `sqlite:PATH`
-        koksmat.toml:24:12: sources.d.database: expected `sqlite:PATH`, or `env:NAME` or `file:PATH` for a URL that holds a password
+        koksmat.toml:6:12: sources.a.database: a URL with a password does not belong in this file; refer to it by `env:NAME` or `file:PATH`
+        koksmat.toml:18:12: sources.c.database: what env:SECRET holds is no URL of a database; expected `sqlite:PATH`, `postgres://USER@HOST/DATABASE` or `mysql://USER@HOST/DATABASE`
+        koksmat.toml:24:12: sources.d.database: expected `sqlite:PATH`, `postgres://USER@HOST/DATABASE` or `mysql://USER@HOST/DATABASE`, or `env:NAME` or `file:PATH` for a URL that holds a password
         "#,
     );
 }

@@ -1,6 +1,7 @@
 //! `[sources.*]`: what is said about bad ones.
 
 use super::*;
+use crate::config::{PollMode, SourceKind};
 
 #[test]
 fn names_are_fit_for_keys_and_paths() {
@@ -31,10 +32,10 @@ fn a_source_has_a_kind() {
         "#,
         r#"
         koksmat.toml:2:5: sources.a: expected a table, `{ kind = … }`, not a whole number
-        koksmat.toml:3:5: sources.b.kind: missing; a source is `embedded`, `poller`, `webhook` or `timer`
-        koksmat.toml:4:14: sources.c.kind: must be `embedded`, `poller`, `webhook` or `timer`
-        koksmat.toml:5:14: sources.d.kind: must be `embedded`, `poller`, `webhook` or `timer`
-        koksmat.toml:6:14: sources.e.kind: must be `embedded`, `poller`, `webhook` or `timer`; did you mean `webhook`?
+        koksmat.toml:3:5: sources.b.kind: missing; a source is `kafka`, `rabbitmq`, `embedded`, `poller`, `webhook` or `timer`
+        koksmat.toml:4:14: sources.c.kind: must be `kafka`, `rabbitmq`, `embedded`, `poller`, `webhook` or `timer`
+        koksmat.toml:5:14: sources.d.kind: must be `kafka`, `rabbitmq`, `embedded`, `poller`, `webhook` or `timer`
+        koksmat.toml:6:14: sources.e.kind: must be `kafka`, `rabbitmq`, `embedded`, `poller`, `webhook` or `timer`; did you mean `webhook`?
         "#,
     );
 }
@@ -103,7 +104,7 @@ fn intake_is_for_brokers() {
         r#"
         koksmat.toml:3:10: sources.a.intake: embedded sources are always durable; leave this key out
         koksmat.toml:8:10: sources.b.intake: a webhook says it by `reply`: `accepted` or `handler`
-        koksmat.toml:15:10: sources.c.intake: `durable` is for kafka and rabbitmq sources, which are not in this version yet
+        koksmat.toml:15:10: sources.c.intake: `durable` is for kafka and rabbitmq sources; a row waits in its database
         "#,
     );
 }
@@ -170,10 +171,10 @@ fn a_poller_needs_a_database_an_interval_and_one_mode() {
         r#"
         koksmat.toml:1:1: sources.a.database: missing; the database, such as `sqlite:billing.db` or `env:BILLING_DATABASE_URL`
         koksmat.toml:1:1: sources.a.every: missing; the time between polls, such as `2s`
-        koksmat.toml:1:1: sources.a.claim: missing; or `query`, or `condition`: how rows become events
+        koksmat.toml:1:1: sources.a.claim: missing; or `cursor`, `query` or `condition`: how rows become events
         koksmat.toml:7:9: sources.b.every: 1ms is out of range: 10ms to 1d
-        koksmat.toml:8:9: sources.b.query: a poller has one of `claim`, `query` and `condition`; make this another source
-        koksmat.toml:9:13: sources.b.condition: a poller has one of `claim`, `query` and `condition`; make this another source
+        koksmat.toml:8:9: sources.b.query: a poller has one of `claim`, `cursor`, `query` and `condition`; make this another source
+        koksmat.toml:9:13: sources.b.condition: a poller has one of `claim`, `cursor`, `query` and `condition`; make this another source
         koksmat.toml:11:6: sources.b.on: this key goes with `condition`, not with `claim`
         koksmat.toml:12:11: sources.b.version: this key goes with `query`, not with `claim`
         koksmat.toml:14:1: sources.c.key: missing; the column of the query that says which row it is
@@ -200,6 +201,98 @@ fn what_makes_a_database_is_read_from_beside_the_file() {
         koksmat.toml:4:9: sources.a.setup: cannot read the file nowhere.sql: No such file or directory (os error 2)
         "#,
     );
+}
+
+#[test]
+fn what_only_some_databases_can_do_is_refused_on_the_others() {
+    assert_said(
+        r#"
+        [sources.a]
+        kind = "poller"
+        database = "mariadb://shop@localhost/shop"
+        setup = "make.sql"
+        every = "1s"
+        wake = "orders"
+        cursor = { table = "orders", key = "id" }
+
+        [sources.b]
+        kind = "poller"
+        database = "sqlite:x.db"
+        every = "1s"
+        wake = "orders"
+        cursor = { table = "orders", key = "id" }
+
+        [sources.c]
+        kind = "poller"
+        database = "postgres://localhost/shop"
+        every = "1s"
+        wake = "or-ders"
+        cursor = { key = "i d", xid = "x;y", where = "" }
+        "#,
+        r#"
+        koksmat.toml:4:9: sources.a.setup: makes SQLite databases only; make this one with its own tools
+        koksmat.toml:4:9: sources.a.setup: cannot read the file make.sql: No such file or directory (os error 2)
+        koksmat.toml:6:8: sources.a.wake: only PostgreSQL notifies; elsewhere poll more often by `every`
+        koksmat.toml:7:10: sources.a.cursor: only PostgreSQL can tell which transactions have ended; elsewhere a row that is committed late would be passed by: use `claim` or `query`
+        koksmat.toml:13:8: sources.b.wake: only PostgreSQL notifies; elsewhere poll more often by `every`
+        koksmat.toml:14:10: sources.b.cursor: only PostgreSQL can tell which transactions have ended; elsewhere a row that is committed late would be passed by: use `claim` or `query`
+        koksmat.toml:20:8: sources.c.wake: a channel's name has letters, digits and `_`
+        koksmat.toml:21:10: sources.c.cursor.table: missing; the table whose rows are read
+        koksmat.toml:21:18: sources.c.cursor.key: a column's name has letters, digits and `_`
+        koksmat.toml:21:31: sources.c.cursor.xid: a column's name has letters, digits and `_`
+        koksmat.toml:21:46: sources.c.cursor.where: is empty; expected SQL
+        "#,
+    );
+}
+
+#[test]
+fn the_url_of_a_server_has_options_it_knows_and_no_password() {
+    assert_said(
+        r#"
+        [sources.a]
+        kind = "poller"
+        database = "postgresql://shop@db/shop?sslmode=verify-ful"
+        every = "1s"
+        condition = "select true"
+
+        [sources.b]
+        kind = "poller"
+        database = "mysql://shop@db/shop?ssl-moed=REQUIRED"
+        every = "1s"
+        condition = "select true"
+
+        [sources.c]
+        kind = "poller"
+        database = "postgres://shop@db/shop?password=hunter2"
+        every = "1s"
+        condition = "select true"
+
+        [sources.d]
+        kind = "poller"
+        database = "mariadb:shop"
+        every = "1s"
+        condition = "select true"
+        "#,
+        r#"
+        koksmat.toml:3:12: sources.a.database: the URL has an option with a value that cannot be; is its mode of TLS spelled right?
+        koksmat.toml:9:12: sources.b.database: the URL has an option `ssl-moed` that is not known; known are `sslmode`, `ssl-mode`, `sslca`, `ssl-ca`, `sslcert`, `ssl-cert`, `sslkey`, `ssl-key`, `charset`, `collation` or `socket`
+        koksmat.toml:15:12: sources.c.database: a URL with a password does not belong in this file; refer to it by `env:NAME` or `file:PATH`
+        koksmat.toml:21:12: sources.d.database: expected a URL such as `mysql://localhost`, or `env:NAME` or `file:PATH` for one that holds a password
+        "#,
+    );
+}
+
+#[test]
+fn a_cursor_and_its_defaults_are_understood() {
+    let config = good(
+        "[sources.a]\nkind = \"poller\"\ndatabase = \"env:POSTGRES_URL\"\nevery = \"1h\"\nwake = \"events\"\n\
+         cursor = { table = \"shop.events\", key = \"id\" }\n",
+    );
+    let SourceKind::Poller(poller) = &config.sources[0].kind else { panic!("{:?}", config.sources) };
+    assert_eq!((poller.database.reference(), poller.wake.as_deref()), ("env:POSTGRES_URL", Some("events")));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let PollMode::Cursor { table, key, xid, filter } = &poller.mode else { panic!("{:?}", poller.mode) };
+    assert_eq!((table.as_str(), key.as_str(), xid.as_str(), filter), ("shop.events", "id", "xid", &None));
 }
 
 #[test]

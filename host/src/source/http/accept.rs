@@ -22,7 +22,7 @@ pub(in crate::source) struct Posted {
 }
 
 /// The longest key an event is recognised by, in bytes: it stands in an index of the store.
-const MAX_KEY: usize = 1_024;
+pub(in crate::source) const MAX_KEY: usize = 1_024;
 
 impl Posted {
     /// Its events come from as many requests of handlers.
@@ -61,7 +61,7 @@ fn keyed(event: Event, key: Option<String>) -> Result<AcceptRequest, Problem> {
 }
 
 /// A CloudEvent's id is unique within its source only.
-fn own_key(event: &Event) -> String {
+pub(in crate::source) fn own_key(event: &Event) -> String {
     format!("{}|{}", event.source, event.id)
 }
 

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
+use serde_json::value::RawValue;
 
 use super::{Answered, Found, Mode, PollError, database::Database, row::Value};
 use crate::{
@@ -33,6 +33,13 @@ pub(super) struct Condition {
     last: Option<Observation>,
 }
 
+/// What a handler gets.
+#[derive(Serialize)]
+struct Data<'a> {
+    previous: &'a RawValue,
+    value: &'a RawValue,
+}
+
 /// What was seen, as the store remembers it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Observation {
@@ -40,7 +47,7 @@ struct Observation {
     generation: u64,
     /// Which statement the value is of: another one begins anew.
     statement: String,
-    value: Json,
+    value: Box<RawValue>,
     holds: bool,
 }
 
@@ -63,7 +70,7 @@ impl Condition {
         let first = last.statement != new.statement;
         match self.on {
             ConditionOn::True => new.holds && (first || !last.holds),
-            ConditionOn::Change => !first && new.value != last.value,
+            ConditionOn::Change => !first && new.value.get() != last.value.get(),
         }
     }
 
@@ -73,14 +80,14 @@ impl Condition {
         Ok(())
     }
 
-    async fn accept(&self, previous: Json, new: &Observation) -> Result<Accepted, PollError> {
+    async fn accept(&self, previous: &RawValue, new: &Observation) -> Result<Accepted, PollError> {
         let number = new.generation.to_string();
         let request = AcceptRequest {
             event: Event {
                 id: number.clone(),
                 ty: "koksmat.database.condition".into(),
                 datacontenttype: Some("application/json".into()),
-                data: json!({ "value": new.value, "previous": previous }).to_string().into(),
+                data: to_json(&Data { value: &new.value, previous }).into(),
                 ..Event::default()
             },
             key: Some(number),
@@ -94,8 +101,13 @@ impl Condition {
 
 impl Observation {
     fn to_bytes(&self) -> Vec<u8> {
-        json!(self).to_string().into_bytes()
+        to_json(self).into_bytes()
     }
+}
+
+/// Nothing that is written here can fail.
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 impl Mode for Condition {
@@ -110,17 +122,19 @@ impl Mode for Condition {
         self.last = None;
 
         let holds = value.is_true();
-        let mut new = Observation { generation: last.generation, statement: self.statement.clone(), value: value.into_json(), holds };
+        let mut new = Observation { generation: last.generation, statement: self.statement.clone(), value: value.to_json(), holds };
         if self.fires(&last, &new) {
             new.generation += 1;
-            let previous = if last.statement == new.statement { last.value.clone() } else { Json::Null };
-            match self.accept(previous, &new).await? {
+            let previous = if last.statement == new.statement { last.value.clone() } else { Box::default() };
+            match self.accept(&previous, &new).await? {
                 Accepted::New { .. } => self.last = Some(new),
                 // The number was used for another change (the store knows the event but not the observation): take the next one.
                 Accepted::Duplicate { .. } => self.remember(Observation { generation: new.generation, ..last }).await?,
                 Accepted::Full => return Err(PollError::Backlog(BACKLOG)),
             }
-        } else if last.statement != new.statement || last.holds != new.holds || (self.on == ConditionOn::Change && last.value != new.value)
+        } else if last.statement != new.statement
+            || last.holds != new.holds
+            || (self.on == ConditionOn::Change && last.value.get() != new.value.get())
         {
             self.remember(new).await?;
         } else {

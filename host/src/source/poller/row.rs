@@ -1,7 +1,10 @@
 //! A row as every database can give it, and as a handler gets it: a JSON object, column → value.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Map, Number, Value as Json};
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::event::Event;
 
@@ -17,6 +20,8 @@ pub(super) enum Value {
     Real(f64),
     Text(String),
     Blob(Vec<u8>),
+    /// What the database says in JSON: a number with all its digits, `true` and `false`, an array, an object.
+    Json(String),
 }
 
 impl Row {
@@ -32,27 +37,40 @@ impl Row {
             ty: "koksmat.database.row".into(),
             subject: table.map(str::to_owned),
             datacontenttype: Some("application/json".into()),
-            data: self.into_json().to_string().into(),
+            data: self.to_json().into(),
             ..Event::default()
         }
     }
 
     /// The row as a JSON object. Of two columns with one name the last is kept.
-    fn into_json(self) -> Json {
-        Json::Object(self.0.into_iter().map(|(name, value)| (name, value.into_json())).collect::<Map<_, _>>())
+    fn to_json(&self) -> String {
+        let columns: BTreeMap<&str, &Value> = self.0.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        // Nothing in it can fail: its keys are text.
+        serde_json::to_string(&columns).unwrap_or_default()
+    }
+}
+
+/// Numbers stay numbers, with all their digits; bytes become base64; a number that JSON does not know (infinity) becomes null.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Integer(n) => serializer.serialize_i64(*n),
+            Self::Real(n) => serializer.serialize_f64(*n),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Blob(bytes) => serializer.serialize_str(&STANDARD.encode(bytes)),
+            Self::Json(text) => match serde_json::from_str::<&RawValue>(text) {
+                Ok(json) => json.serialize(serializer),
+                Err(_) => serializer.serialize_str(text),
+            },
+        }
     }
 }
 
 impl Value {
-    /// Numbers stay numbers, also beyond 2^53; bytes become base64; a number that JSON does not know (infinity) becomes null.
-    pub(super) fn into_json(self) -> Json {
-        match self {
-            Self::Null => Json::Null,
-            Self::Integer(n) => Json::from(n),
-            Self::Real(n) => Number::from_f64(n).map_or(Json::Null, Json::Number),
-            Self::Text(text) => Json::String(text),
-            Self::Blob(bytes) => Json::String(STANDARD.encode(bytes)),
-        }
+    /// The value as JSON text.
+    pub(super) fn to_json(&self) -> Box<RawValue> {
+        to_raw_value(self).unwrap_or_default()
     }
 
     /// The value as a part of a key or an id.
@@ -61,7 +79,7 @@ impl Value {
             Self::Null => String::new(),
             Self::Integer(n) => n.to_string(),
             Self::Real(n) => n.to_string(),
-            Self::Text(text) => text.clone(),
+            Self::Text(text) | Self::Json(text) => text.clone(),
             Self::Blob(bytes) => STANDARD.encode(bytes),
         }
     }
@@ -72,7 +90,7 @@ impl Value {
             Self::Null | Self::Blob(_) => false,
             Self::Integer(n) => *n != 0,
             Self::Real(n) => *n != 0.0,
-            Self::Text(text) => text.eq_ignore_ascii_case("true") || text.trim().parse::<f64>().is_ok_and(|n| n != 0.0),
+            Self::Text(text) | Self::Json(text) => text.eq_ignore_ascii_case("true") || text.trim().parse::<f64>().is_ok_and(|n| n != 0.0),
         }
     }
 }
@@ -90,19 +108,29 @@ mod tests {
             ("photo".into(), Value::Blob(vec![0, 255])),
             ("paid".into(), Value::Null),
             ("infinite".into(), Value::Real(f64::INFINITY)),
+            ("exact".into(), Value::Json("12345678901234567890.10".into())),
         ]);
         assert_eq!(
-            row.into_json().to_string(),
-            r#"{"id":9223372036854775807,"infinite":null,"name":"Blåbær \"øl\"","paid":null,"photo":"AP8=","price":1.5}"#
+            row.to_json(),
+            r#"{"exact":12345678901234567890.10,"id":9223372036854775807,"infinite":null,"name":"Blåbær \"øl\"","paid":null,"photo":"AP8=","price":1.5}"#
         );
     }
 
     #[test]
     fn truth_is_that_of_sql() {
-        for holds in [Value::Integer(1), Value::Integer(-1), Value::Real(0.1), Value::Text("1".into()), Value::Text("TRUE".into())] {
+        for holds in [
+            Value::Integer(1),
+            Value::Integer(-1),
+            Value::Real(0.1),
+            Value::Text("1".into()),
+            Value::Text("TRUE".into()),
+            Value::Json("true".into()),
+        ] {
             assert!(holds.is_true(), "{holds:?}");
         }
-        for fails in [Value::Null, Value::Integer(0), Value::Real(0.0), Value::Text("0".into()), Value::Text("no".into())] {
+        for fails in
+            [Value::Null, Value::Integer(0), Value::Real(0.0), Value::Text("0".into()), Value::Text("no".into()), Value::Json("0.0".into())]
+        {
             assert!(!fails.is_true(), "{fails:?}");
         }
     }

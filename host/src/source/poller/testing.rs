@@ -80,6 +80,7 @@ impl TestDatabase {
     }
 
     pub(super) fn source_at(&self, url: &str, mode: PollMode) -> PollerSource {
-        PollerSource::new(PollerConfig { database: Secret::new(url, "env:POLLED_URL"), setup: None, every: Duration::from_millis(5), mode })
+        let database = Secret::new(url, "env:POLLED_URL");
+        PollerSource::new(PollerConfig { database, setup: None, every: Duration::from_millis(5), wake: None, mode })
     }
 }

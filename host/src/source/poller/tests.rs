@@ -68,9 +68,12 @@ async fn a_locked_database_is_waited_for() {
 async fn a_database_of_an_unknown_kind_is_a_problem_without_its_password() {
     let database = TestDatabase::missing();
     for mode in [query(), claim()] {
-        let source = database.source_at("postgres://user:hunter2@localhost/db", mode);
+        let source = database.source_at("oracle://user:hunter2@localhost/db", mode);
         let host = TestHost::start(source, 1, &Arc::new(FakeStore::default()));
-        assert_eq!(host.until_unready().await, "the database URL of env:POLLED_URL cannot be used: write sqlite:PATH");
+        assert_eq!(
+            host.until_unready().await,
+            "the database URL of env:POLLED_URL cannot be used: write sqlite:PATH, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"
+        );
         host.stop().await;
     }
 }

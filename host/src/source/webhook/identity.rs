@@ -1,17 +1,13 @@
 //! From a verified request to events: what each is called, and what it is recognised by when it comes again.
 
 use bytes::Bytes;
-use http::{
-    HeaderMap,
-    header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION},
-    request::Parts,
-};
+use http::{HeaderMap, header::CONTENT_TYPE, request::Parts};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     config::{Scheme, WebhookConfig},
-    event::Event,
+    event::{Event, is_credential},
     listener::problem::Problem,
     source::http::{Posted, cloudevents, text, trace},
 };
@@ -109,16 +105,12 @@ fn github_type(event: &str) -> Option<String> {
 
 /// The headers the configuration lists, never one that proves who the sender is.
 fn shown(config: &WebhookConfig, headers: &HeaderMap) -> Vec<(String, String)> {
-    let mut secret = vec![AUTHORIZATION.as_str(), PROXY_AUTHORIZATION.as_str(), COOKIE.as_str()];
-    secret.extend(config.verify.as_ref().and_then(|verify| match &verify.scheme {
-        Scheme::StandardWebhooks => Some("webhook-signature"),
-        Scheme::Github => Some("x-hub-signature-256"),
-        Scheme::Stripe => Some("stripe-signature"),
-        Scheme::Slack => Some("x-slack-signature"),
+    let own = config.verify.as_ref().and_then(|verify| match &verify.scheme {
         Scheme::Hmac { header, .. } => Some(header.as_str()),
-        Scheme::Bearer => None,
-    }));
-    let listed = config.headers.iter().filter(|name| !secret.iter().any(|secret| secret.eq_ignore_ascii_case(name)));
+        _ => None,
+    });
+    let secret = |name: &String| is_credential(&name.to_ascii_lowercase()) || own.is_some_and(|own| own.eq_ignore_ascii_case(name));
+    let listed = config.headers.iter().filter(|name| !secret(name));
     let values = |name: &String| {
         let values = headers.get_all(name.as_str()).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         values.map(|value| (name.to_ascii_lowercase(), value)).collect::<Vec<_>>()

@@ -62,6 +62,25 @@ pub(crate) async fn a_parked_direct_call_becomes_a_task_and_is_not_run_by_a_rede
     assert!(claim(&*store).await.is_empty());
 }
 
+pub(crate) async fn a_direct_call_waits_behind_the_tasks_of_its_order_key_if_there_are_any(store: Arc<dyn Store>) {
+    let behind = |key: &str| direct(Some(key), Verdict::Behind { order: "anna".into() });
+    assert_eq!(store.commit(behind("2")).await.unwrap(), Committed::Free);
+    let Verdict::Park { due, failed, .. } = park(0) else { unreachable!() };
+    let parked = Verdict::Park { due, failed, order: Some("anna".into()) };
+    assert_eq!(store.commit(direct(Some("1"), parked)).await.unwrap(), Committed::Yes);
+    let first = claim_one(&*store).await;
+    assert_eq!(store.commit(behind("2")).await.unwrap(), Committed::Yes, "the one before it runs");
+    assert_eq!(store.commit(behind("2")).await.unwrap(), Committed::Settled, "a redelivery waits once");
+    assert_eq!(store.orders().await.unwrap().len(), 1);
+    assert!(claim(&*store).await.is_empty(), "in order");
+    assert_eq!(store.commit(settling(&first, done())).await.unwrap(), Committed::Yes);
+    let second = claim_one(&*store).await;
+    assert_eq!((second.attempts, second.key.as_deref()), (0, Some("2")), "what waited is no attempt");
+    assert_eq!(store.commit(settling(&second, done())).await.unwrap(), Committed::Yes);
+    assert_eq!(store.commit(behind("3")).await.unwrap(), Committed::Free);
+    assert!(store.orders().await.unwrap().is_empty());
+}
+
 pub(crate) async fn a_direct_call_is_settled_once(store: Arc<dyn Store>) {
     let deliver = || direct(Some("1"), done_with(wrote("count", Write::Add(1))));
     let (one, two, three) = tokio::join!(store.commit(deliver()), store.commit(deliver()), store.commit(deliver()));

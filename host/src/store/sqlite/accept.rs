@@ -42,7 +42,7 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
             };
             task.insert(connection, now)?;
         }
-    } else if let Some(reason) = acceptance.unrouted {
+    } else if let Some(reason) = &acceptance.unrouted {
         let letter = dead_letter::NewLetter {
             tenant,
             source,
@@ -114,7 +114,8 @@ fn accepted_before(connection: &Connection, acceptance: &Acceptance) -> Result<O
         .optional()?)
 }
 
-fn backlog(connection: &Connection, tenant: &Tenant, source: &str) -> Result<u64, StoreError> {
+/// How many tasks of a source are not settled.
+pub(super) fn backlog(connection: &Connection, tenant: &Tenant, source: &str) -> Result<u64, StoreError> {
     let tasks: Option<i64> = connection
         .prepare_cached("SELECT tasks FROM backlog WHERE tenant = ?1 AND source = ?2")?
         .query_row(params![tenant.as_str(), source], |row| row.get(0))

@@ -21,6 +21,7 @@ pub(super) fn settle(connection: &Connection, commit: &Commit, now: Millis) -> R
     match &commit.verdict {
         Verdict::Done { effects, keep } => done(connection, commit, effects, keep.as_ref(), now)?,
         Verdict::Park { due, failed, order } => park(connection, commit, *due, failed.as_ref(), order.as_deref(), now)?,
+        Verdict::Behind { order } => behind(connection, commit, order, now)?,
         Verdict::Dead { reason, failed, plugin } => dead(connection, commit, reason, failed.as_ref(), plugin, now)?,
     }
     Ok(Committed::Yes)
@@ -104,6 +105,17 @@ fn park(
         )?
         .execute(params![claim.task, claim.epoch, due, failed.is_some(), all])?;
     if parked == 0 { Err(Stop::Answer(Committed::Settled)) } else { Ok(()) }
+}
+
+fn behind(connection: &Connection, commit: &Commit, order: &str, now: Millis) -> Result<(), Stop<Committed>> {
+    let call = &commit.call;
+    let waits: bool = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM task WHERE tenant = ?1 AND source = ?2 AND handler = ?3 AND order_key = ?4)")?
+        .query_row(params![call.tenant.as_str(), call.source, call.handler, order], |row| row.get(0))?;
+    if !waits {
+        return Err(Stop::Answer(Committed::Free));
+    }
+    park(connection, commit, now, None, Some(order), now)
 }
 
 fn dead(

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{dead_letter, rows, settle};
 use crate::{
     event::Event,
-    store::{Claim, Depth, Millis, StoreError, Task, Want},
+    store::{Claim, Depth, Millis, OrderKey, StoreError, Task, Want},
 };
 
 /// How often the host may end under a call that runs alone.
@@ -95,6 +95,17 @@ pub(super) fn alone(connection: &Connection, claim: Claim, now: Millis) -> Resul
 /// When the first task becomes, or became, due after this time.
 pub(super) fn next_due(connection: &Connection, after: Millis) -> Result<Option<Millis>, StoreError> {
     Ok(connection.prepare_cached("SELECT min(due) FROM task WHERE state = 0 AND due > ?1")?.query_row([after], |row| row.get(0))?)
+}
+
+/// The order keys that tasks wait under.
+pub(super) fn orders(connection: &Connection) -> Result<Vec<OrderKey>, StoreError> {
+    let mut statement =
+        connection.prepare_cached("SELECT DISTINCT tenant, source, handler, order_key FROM task WHERE order_key IS NOT NULL")?;
+    let orders = statement.query_map([], |row| {
+        let tenant = row.get::<_, String>(0)?.into();
+        Ok(OrderKey { tenant, source: row.get(1)?, handler: row.get(2)?, key: row.get(3)? })
+    })?;
+    Ok(orders.collect::<Result<_, _>>()?)
 }
 
 /// What the queues hold.

@@ -3,7 +3,7 @@
 //! Times are milliseconds since the Unix epoch by the clock of SQLite. Every transaction that writes begins as `IMMEDIATE`, so that it waits
 //! for the lock before it has read anything.
 
-use std::time::Duration;
+use std::collections::HashSet;
 
 use sqlx::{
     AssertSqlSafe, Connection, Row as _, Sqlite as Db, SqliteConnection, Transaction,
@@ -11,10 +11,10 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::{Claim, ClaimDone, Completion, Table};
+use super::{Claim, ClaimDone, Completion, SWEEP, Table, millis};
 use crate::source::poller::{
     database::{
-        DatabaseError,
+        self, DatabaseError,
         sqlite::{Sqlite, decode},
     },
     row::{Row, Value},
@@ -35,8 +35,6 @@ const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 const OURS: &str = "source = ?1 AND row_table = ?2";
 /// A claim nobody holds and whose row is not done.
 const FREE: &str = "done_at IS NULL AND lease_until <= CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-/// How many claims one sweep compares with their rows.
-const SWEEP: i64 = 1000;
 
 /// Claim at most `limit` rows, lowest keys first.
 pub(super) async fn take(db: &mut Sqlite, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, Row)>, DatabaseError> {
@@ -65,9 +63,7 @@ async fn try_take(connection: &mut SqliteConnection, table: &Table, owner: &str,
 
 /// Rows that may be claimed: first the key, then all columns.
 async fn candidates(connection: &mut SqliteConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<SqliteRow>> {
-    let (rows, key) = (name(&table.table), name(&table.key));
-    // On lines of their own: the condition may end in a comment.
-    let filter = table.filter.as_ref().map(|filter| format!("AND (\n{filter}\n)")).unwrap_or_default();
+    let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
     // What this owner holds is in flight, however late its lease was extended. The `+` keeps SQLite from converting the key before it is
     // compared, which no index of claims could help with.
     let statement = format!(
@@ -164,12 +160,26 @@ pub(super) async fn renew(db: &mut Sqlite, table: &Table, owner: &str) -> Result
     db.check("extending leases", renewed).map(|_| ())
 }
 
-/// End every lease of `owner`, who is gone.
-pub(super) async fn free(db: &mut Sqlite, table: &Table, owner: &str) -> Result<(), DatabaseError> {
-    let statement = format!("UPDATE koksmat_claims SET owner = NULL, lease_until = {NOW} WHERE {OURS} AND owner = ?3 AND done_at IS NULL");
+/// End every lease of `owner`, but for those of the rows to `keep`, which are named by the text of their keys.
+pub(super) async fn free(db: &mut Sqlite, table: &Table, owner: &str, keep: &[String]) -> Result<(), DatabaseError> {
     let connection = db.connection().await?;
-    let freed = ours(statement, table).bind(owner).execute(connection).await;
-    db.check("ending leases", freed).map(|_| ())
+    let freed = try_free(connection, table, owner, keep).await;
+    db.check("ending leases", freed)
+}
+
+async fn try_free(connection: &mut SqliteConnection, table: &Table, owner: &str, keep: &[String]) -> sqlx::Result<()> {
+    let statement = format!("SELECT row_key FROM koksmat_claims WHERE {OURS} AND owner = ?3 AND done_at IS NULL");
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let keep: HashSet<&str> = keep.iter().map(String::as_str).collect();
+    for row in ours(statement, table).bind(owner).fetch_all(&mut *transaction).await? {
+        let Row(mut columns) = decode(&row)?;
+        let (_, key) = columns.remove(0);
+        if !keep.contains(key.to_text().as_str()) {
+            let statement = format!("UPDATE koksmat_claims SET owner = NULL, lease_until = {NOW} WHERE {OURS} AND row_key = ?3");
+            bind(ours(statement, table), &key).execute(&mut *transaction).await?;
+        }
+    }
+    transaction.commit().await
 }
 
 /// Forget claims that nobody holds and whose row is gone, among the next few behind `from`. Answers where to go on; `None`: this was the end.
@@ -218,17 +228,12 @@ fn bind<'q>(query: Query<'q, Db, SqliteArguments>, value: &Value) -> Query<'q, D
         Value::Null => query.bind(None::<i64>),
         Value::Integer(n) => query.bind(*n),
         Value::Real(n) => query.bind(*n),
-        Value::Text(text) => query.bind(text.clone()),
+        Value::Text(text) | Value::Json(text) => query.bind(text.clone()),
         Value::Blob(bytes) => query.bind(bytes.clone()),
     }
 }
 
-/// A name, quoted; `schema.table` is two.
+/// A name, quoted.
 fn name(name: &str) -> String {
-    let quoted: Vec<_> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    quoted.join(".")
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    database::quoted(name, '"')
 }

@@ -8,7 +8,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteRow},
 };
 
-use super::DatabaseError;
+use super::{DatabaseError, reason};
 use crate::{
     config::Secret,
     source::poller::row::{Row, Value},
@@ -158,14 +158,6 @@ fn value(row: &SqliteRow, column: usize) -> sqlx::Result<Value> {
         _ => <&[u8] as Decode<Db>>::decode(raw).map(|bytes| Value::Blob(bytes.to_vec())),
     };
     decoded.map_err(|source| sqlx::Error::ColumnDecode { index: column.to_string(), source })
-}
-
-/// The database's own words; never the URL.
-fn reason(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
-        error => error.to_string(),
-    }
 }
 
 /// `SQLITE_BUSY` and `SQLITE_LOCKED`, with all their extended codes.

@@ -1,0 +1,182 @@
+//! The statements of claim mode for PostgreSQL: each is one round trip and, by itself, one transaction.
+//!
+//! A claim holds the key as text, which a cast to the column's type makes the key again, so that an index on the column helps. Keys are
+//! compared byte by byte (`COLLATE "C"`), whatever the collation of the column. Rows are locked while they are claimed, in a mode that
+//! is in the way of no foreign key; those that somebody else has locked are passed by.
+
+use std::collections::HashSet;
+
+use sqlx::{AssertSqlSafe, PgConnection, Postgres as Db, Row as _, postgres::PgArguments, query::Query};
+
+use super::{Claim, ClaimDone, Completion, SWEEP, Table, millis};
+use crate::source::poller::{
+    database::{
+        DatabaseError,
+        postgres::{Postgres, PostgresKind, decode, key_type, name, with_bytes},
+        server::{Open, in_time},
+    },
+    row::{Row, Value},
+};
+
+pub(super) const SETUP: &str = "\
+    CREATE TABLE IF NOT EXISTS koksmat_claims (
+        source text NOT NULL, row_table text NOT NULL, row_key text COLLATE \"C\" NOT NULL,
+        generation text NOT NULL, epoch bigint NOT NULL, owner text, lease_until timestamptz NOT NULL, done_at timestamptz,
+        PRIMARY KEY (source, row_table, row_key)
+    );
+    CREATE INDEX IF NOT EXISTS koksmat_claims_owned ON koksmat_claims (owner) WHERE owner IS NOT NULL;";
+
+/// Now, by the database's clock and not when the statement began: it may have waited.
+const NOW: &str = "clock_timestamp()";
+/// The claims of one source and table; binds `$1` and `$2`.
+const OURS: &str = "c.source = $1 AND c.row_table = $2";
+/// A claim nobody holds and whose row is not done.
+const FREE: &str = "c.done_at IS NULL AND c.lease_until <= clock_timestamp()";
+
+/// Claim at most `limit` rows, lowest keys first.
+pub(super) async fn take(db: &mut Postgres, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, Row)>, DatabaseError> {
+    let open = db.connection().await?;
+    let taken = in_time(try_take(&mut open.connection, table, owner, limit)).await;
+    db.check("claiming rows", taken)
+}
+
+async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, Row)>> {
+    let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
+    let text = format!("(t.{key}::text COLLATE \"C\")");
+    // A subquery for each row, in the order of the keys until there are enough, and not a join, for which all would be read. What was
+    // claimed between the look and the lock is left to the insert, which sees what is committed. Two rows may have one key.
+    let statement = format!(
+        "WITH free AS (
+            SELECT {text} AS k, row_to_json(t.*)::text AS r FROM {rows} AS t
+            WHERE t.{key} IS NOT NULL {filter}
+              AND (SELECT true FROM koksmat_claims AS c
+                   WHERE {OURS} AND c.row_key = {text}
+                     AND (c.done_at IS NOT NULL OR c.owner = $3 OR c.lease_until > {NOW})) IS NULL
+            ORDER BY t.{key} LIMIT $4 FOR NO KEY UPDATE OF t SKIP LOCKED
+         ), numbered AS (
+            SELECT k, r, row_number() OVER () AS n FROM free
+         ), claimed AS (
+            INSERT INTO koksmat_claims AS c (source, row_table, row_key, generation, epoch, owner, lease_until)
+            SELECT DISTINCT ON (k) $1, $2, k, replace(gen_random_uuid()::text, '-', ''), 1, $3, {NOW} + $5 * interval '1 millisecond'
+            FROM numbered ORDER BY k
+            ON CONFLICT (source, row_table, row_key) DO UPDATE
+               SET epoch = c.epoch + 1, owner = excluded.owner, lease_until = excluded.lease_until WHERE {FREE}
+            RETURNING c.row_key, c.generation, c.epoch
+         )
+         SELECT c.row_key, c.generation, c.epoch, f.r FROM claimed AS c JOIN numbered AS f ON f.k = c.row_key ORDER BY f.n"
+    );
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let query = ours(statement, table).bind(owner).bind(limit).bind(millis(table.lease));
+    let (mut keys, mut claims, mut found) = (HashSet::new(), Vec::new(), Vec::new());
+    for row in query.fetch_all(&mut *connection).await? {
+        let key: String = row.try_get(0)?;
+        if keys.insert(key.clone()) {
+            claims.push(Claim { key: Value::Text(key), generation: row.try_get(1)?, epoch: row.try_get(2)? });
+            found.push(decode(row.try_get(3)?)?);
+        }
+    }
+    let found = with_bytes(connection, &format!("SELECT * FROM {rows}"), found).await?;
+    Ok(claims.into_iter().zip(found).collect())
+}
+
+/// Complete claims, all or none. How many of them had been lost: their lease ended and somebody else claimed the row.
+pub(super) async fn complete(
+    db: &mut Postgres,
+    table: &Table,
+    owner: &str,
+    claims: &[(Claim, Completion)],
+) -> Result<usize, DatabaseError> {
+    let open = db.connection().await?;
+    let completed = in_time(try_complete(open, table, owner, claims)).await;
+    db.check("marking rows", completed)
+}
+
+async fn try_complete(open: &mut Open<PostgresKind>, table: &Table, owner: &str, claims: &[(Claim, Completion)]) -> sqlx::Result<usize> {
+    let (rows, key, ty) = (name(&table.table), name(&table.key), key_type(open, &table.table, &table.key).await?);
+    let held = format!("{OURS} AND c.row_key = a.k AND c.epoch = a.e AND c.owner = $3 AND c.done_at IS NULL");
+    let delete_claims = format!("DELETE FROM koksmat_claims AS c USING answered AS a WHERE {held} AND a.after IS NULL RETURNING c.row_key");
+    let these = format!("t.{key} IN (SELECT d.row_key::{ty} FROM done AS d)");
+    let done = match &table.done {
+        ClaimDone::Mark => format!(
+            "done AS (UPDATE koksmat_claims AS c SET done_at = {NOW}, owner = NULL FROM answered AS a
+                      WHERE {held} AND a.after IS NULL RETURNING c.row_key)"
+        ),
+        ClaimDone::Delete => format!("done AS ({delete_claims}), changed AS (DELETE FROM {rows} AS t WHERE {these})"),
+        // On a line of its own: the change may end in a comment.
+        ClaimDone::Set(change) => format!("done AS ({delete_claims}), changed AS (UPDATE {rows} AS t SET {change}\nWHERE {these})"),
+    };
+    let statement = format!(
+        "WITH answered AS (
+            SELECT k COLLATE \"C\" AS k, e, after FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS a(k, e, after)
+         ), released AS (
+            UPDATE koksmat_claims AS c SET owner = NULL, lease_until = {NOW} + a.after * interval '1 millisecond'
+            FROM answered AS a WHERE {held} AND a.after IS NOT NULL RETURNING 1
+         ), {done}
+         SELECT (SELECT count(*) FROM released) + (SELECT count(*) FROM done)"
+    );
+    let keys: Vec<String> = claims.iter().map(|(claim, _)| claim.key.to_text()).collect();
+    let epochs: Vec<i64> = claims.iter().map(|(claim, _)| claim.epoch).collect();
+    let after = |completion: &Completion| match completion {
+        Completion::Done => None,
+        Completion::Release(after) => Some(millis(*after)),
+    };
+    let after: Vec<Option<i64>> = claims.iter().map(|(_, completion)| after(completion)).collect();
+    let query = ours(statement, table).bind(owner).bind(keys).bind(epochs).bind(after);
+    let completed: i64 = query.fetch_one(&mut open.connection).await?.try_get(0)?;
+    Ok(claims.len().saturating_sub(usize::try_from(completed).unwrap_or(0)))
+}
+
+/// Extend every lease of `owner`.
+pub(super) async fn renew(db: &mut Postgres, table: &Table, owner: &str) -> Result<(), DatabaseError> {
+    let statement =
+        format!("UPDATE koksmat_claims AS c SET lease_until = {NOW} + $4 * interval '1 millisecond' WHERE {OURS} AND c.owner = $3");
+    let open = db.connection().await?;
+    let renewed = in_time(ours(statement, table).bind(owner).bind(millis(table.lease)).execute(&mut open.connection)).await;
+    db.check("extending leases", renewed).map(|_| ())
+}
+
+/// End every lease of `owner`, but for those of the rows to `keep`.
+pub(super) async fn free(db: &mut Postgres, table: &Table, owner: &str, keep: &[String]) -> Result<(), DatabaseError> {
+    let statement = format!(
+        "UPDATE koksmat_claims AS c SET owner = NULL, lease_until = {NOW}
+         WHERE {OURS} AND c.owner = $3 AND c.done_at IS NULL AND c.row_key NOT IN (SELECT k COLLATE \"C\" FROM unnest($4::text[]) AS k)"
+    );
+    let open = db.connection().await?;
+    let freed = in_time(ours(statement, table).bind(owner).bind(keep).execute(&mut open.connection)).await;
+    db.check("ending leases", freed).map(|_| ())
+}
+
+/// Forget claims that nobody holds and whose row is gone, among the next few behind `from`. Answers where to go on; `None`: this was the end.
+pub(super) async fn sweep(db: &mut Postgres, table: &Table, from: Option<Value>) -> Result<Option<Value>, DatabaseError> {
+    let open = db.connection().await?;
+    let swept = in_time(try_sweep(open, table, from.as_ref())).await;
+    db.check("comparing claims with rows", swept)
+}
+
+async fn try_sweep(open: &mut Open<PostgresKind>, table: &Table, from: Option<&Value>) -> sqlx::Result<Option<Value>> {
+    let (rows, key, ty) = (name(&table.table), name(&table.key), key_type(open, &table.table, &table.key).await?);
+    let behind = if from.is_some() { "AND c.row_key > $3 COLLATE \"C\"" } else { "" };
+    let statement = format!(
+        "WITH next AS (
+            SELECT c.row_key FROM koksmat_claims AS c WHERE {OURS} {behind} ORDER BY c.row_key LIMIT {SWEEP}
+         ), gone AS (
+            DELETE FROM koksmat_claims AS c USING next AS n
+            WHERE {OURS} AND c.row_key = n.row_key AND (c.done_at IS NOT NULL OR {FREE})
+              AND NOT EXISTS (SELECT 1 FROM {rows} AS t WHERE t.{key} = c.row_key::{ty})
+         )
+         SELECT max(row_key), count(*) FROM next"
+    );
+    let query = ours(statement, table);
+    let query = if let Some(from) = from { query.bind(from.to_text()) } else { query };
+    let row = query.fetch_one(&mut open.connection).await?;
+    let more = row.try_get::<i64, _>(1)? == SWEEP;
+    Ok(row.try_get::<Option<String>, _>(0)?.filter(|_| more).map(Value::Text))
+}
+
+/// A statement whose first two parameters are the source and the table.
+///
+/// The text is made of the constants here, quoted names and SQL of the operator's configuration; whatever comes from rows is bound. It is
+/// planned each time: a plan that was made for the few claims of the beginning is none for the many of later.
+fn ours<'q>(statement: String, table: &Table) -> Query<'q, Db, PgArguments> {
+    sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(table.source.clone()).bind(table.table.clone())
+}

@@ -1,0 +1,95 @@
+//! Messages as events: CloudEvents in binary and structured mode, and everything else as it is.
+//!
+//! Source: [Kafka protocol binding](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md).
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
+
+use crate::event::{
+    Event,
+    cloudevents::{self, CloudEventError},
+    is_credential,
+};
+
+/// The type of a message that says none.
+const DEFAULT_TYPE: &str = "koksmat.queue.message";
+/// What the names of attributes begin with in headers.
+const PREFIX: &str = "ce_";
+
+/// What a message came to.
+pub(super) struct Read {
+    pub(super) event: Event,
+    /// What it is recognised by when it comes again.
+    pub(super) key: String,
+    /// It claims to be a CloudEvent and is none: `event` is what came, to be kept as a dead letter.
+    pub(super) invalid: Option<CloudEventError>,
+}
+
+/// The event of a message of this cluster.
+pub(super) fn read(message: &BorrowedMessage<'_>, cluster: &str) -> Read {
+    let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+    let millis = match message.timestamp() {
+        Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => Some(millis),
+        Timestamp::NotAvailable => None,
+    };
+    // Offsets begin anew in a topic that was deleted and made again: with the time it is another message.
+    let key = format!("{cluster}/{topic}/{partition}/{offset}@{}", millis.unwrap_or_default());
+    let headers = headers(message);
+    let data = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+    let text_key = message.key().map(text);
+    let (mut event, invalid) = match cloud_event(&headers, &data) {
+        Some(Ok(event)) => (event, None),
+        other => {
+            let event = Event {
+                id: format!("{topic}/{partition}/{offset}"),
+                ty: DEFAULT_TYPE.into(),
+                subject: text_key.clone().filter(|key| !key.is_empty()),
+                time: millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok()).map(|time| time.to_string()),
+                datacontenttype: get(&headers, "content-type").map(str::to_owned),
+                data,
+                ..Event::default()
+            };
+            (event, other.and_then(Result::err))
+        }
+    };
+    if let Some(key) = text_key.filter(|key| !key.is_empty()) {
+        // What orders the event in Kafka orders it here, be its subject what it may.
+        event.attributes.entry("partitionkey".into()).or_insert(key);
+    }
+    if let Some(traceparent) = get(&headers, "traceparent") {
+        event.continue_trace(traceparent);
+    }
+    event.headers = headers.into_iter().filter(|(name, _)| !name.starts_with(PREFIX) && !is_credential(name)).collect();
+    Read { event, key, invalid }
+}
+
+/// What a message claims to be; None: no CloudEvent.
+fn cloud_event(headers: &[(String, String)], data: &Bytes) -> Option<Result<Event, CloudEventError>> {
+    let content_type = get(headers, "content-type").unwrap_or_default();
+    if content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(cloudevents::STRUCTURED)) {
+        return Some(cloudevents::from_structured(data));
+    }
+    let attributes = headers.iter().filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?, value.as_str())));
+    if !attributes.clone().any(|(name, _)| matches!(name, "specversion" | "id" | "source" | "type")) {
+        return None;
+    }
+    let content_type = get(headers, "content-type").map(|value| ("datacontenttype", value));
+    let attributes = attributes.filter(|(name, _)| *name != "datacontenttype").chain(content_type);
+    Some(cloudevents::from_attributes(attributes, data.clone()))
+}
+
+/// The headers as text, names in lower case. A header without a value has an empty one.
+fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, String)> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    headers.iter().map(|header| (header.key.to_ascii_lowercase(), text(header.value.unwrap_or_default()))).collect()
+}
+
+/// Bytes as text; what is no text as base64.
+fn text(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_| STANDARD.encode(bytes), str::to_owned)
+}
+
+fn get<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+}

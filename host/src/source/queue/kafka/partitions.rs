@@ -1,0 +1,272 @@
+//! The partitions that are assigned, each assignment with an epoch of its own.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::offsets::Offsets;
+
+/// A partition of a topic.
+pub(super) type Place = (String, i32);
+
+/// What is needed to resolve an event: void when its partition was assigned anew since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    /// The partition in this assignment, as the host knows it.
+    pub(super) line: Arc<str>,
+    epoch: u64,
+}
+
+/// The partitions that are assigned to this member.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    topics: HashMap<String, Topic>,
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct Topic {
+    name: Arc<str>,
+    partitions: HashMap<i32, Partition>,
+}
+
+#[derive(Debug)]
+struct Partition {
+    epoch: u64,
+    line: Arc<str>,
+    offsets: Offsets,
+    /// It was revoked and is let go of when its calls have ended: nothing of it is taken.
+    leaving: bool,
+    /// Its span is used up: it is paused.
+    full: bool,
+}
+
+impl Partitions {
+    /// These are assigned from now on, as if for the first time.
+    pub(super) fn assign(&mut self, places: &[Place]) {
+        self.epoch += 1;
+        for (topic, partition) in places {
+            let of = self.topics.entry(topic.clone()).or_insert_with(|| Topic { name: topic.as_str().into(), partitions: HashMap::new() });
+            let line = format!("{topic}/{partition}#{}", self.epoch).into();
+            let fresh = Partition { epoch: self.epoch, line, offsets: Offsets::default(), leaving: false, full: false };
+            of.partitions.insert(*partition, fresh);
+        }
+    }
+
+    /// Take nothing more of these.
+    pub(super) fn leave(&mut self, places: &[Place]) {
+        for place in places {
+            if let Some(partition) = self.get_mut(&place.0, place.1) {
+                partition.leaving = true;
+            }
+        }
+    }
+
+    /// These are assigned no more: what is answered from now on commits nothing.
+    pub(super) fn forget(&mut self, places: &[Place]) {
+        for (topic, partition) in places {
+            if let Some(of) = self.topics.get_mut(topic) {
+                of.partitions.remove(partition);
+                if of.partitions.is_empty() {
+                    self.topics.remove(topic);
+                }
+            }
+        }
+    }
+
+    /// A message is taken. None: its partition is not this member's (any more), or it was taken before.
+    pub(super) fn take(&mut self, topic: &str, partition: i32, offset: i64) -> Option<Ticket> {
+        let Topic { name, partitions } = self.topics.get_mut(topic)?;
+        let found = partitions.get_mut(&partition).filter(|found| !found.leaving)?;
+        found.offsets.take(offset).then(|| Ticket { topic: name.clone(), partition, offset, line: found.line.clone(), epoch: found.epoch })
+    }
+
+    /// An event is handled, parked or dead.
+    pub(super) fn resolve(&mut self, ticket: &Ticket) {
+        let found = self.get_mut(&ticket.topic, ticket.partition).filter(|found| found.epoch == ticket.epoch);
+        if let Some(partition) = found {
+            partition.offsets.resolve(ticket.offset);
+        }
+    }
+
+    /// Whether the ticket's assignment still holds.
+    pub(super) fn holds(&self, ticket: &Ticket) -> bool {
+        self.get(&ticket.topic, ticket.partition).is_some_and(|found| found.epoch == ticket.epoch && !found.leaving)
+    }
+
+    /// What may be committed of these (of all: `None`) and was not handed out before.
+    pub(super) fn next_commit(&mut self, places: Option<&[Place]>) -> Option<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for (topic, of) in &mut self.topics {
+            for (number, partition) in &mut of.partitions {
+                let wanted = places.is_none_or(|places| places.iter().any(|(t, p)| t == topic && p == number));
+                if let Some(offset) = wanted.then(|| partition.offsets.next_commit()).flatten() {
+                    // Only a topic's name that is not text fails here, and this one came from the library.
+                    let _ = list.add_partition_offset(topic, *number, Offset::Offset(offset));
+                }
+            }
+        }
+        (list.count() > 0).then_some(list)
+    }
+
+    /// The broker has committed these.
+    pub(super) fn confirm(&mut self, committed: &[(Place, i64)]) {
+        for ((topic, partition), offset) in committed {
+            if let Some(partition) = self.get_mut(topic, *partition) {
+                partition.offsets.confirm(*offset);
+            }
+        }
+    }
+
+    /// How many events are resolved and would come again if this process ended now.
+    pub(super) fn uncommitted(&self) -> usize {
+        self.topics.values().flat_map(|of| of.partitions.values()).map(|partition| partition.offsets.uncommitted()).sum()
+    }
+
+    /// What was handed out for these is not committed.
+    pub(super) fn commit_failed(&mut self, places: &[Place]) {
+        for (topic, partition) in places {
+            if let Some(partition) = self.get_mut(topic, *partition) {
+                partition.offsets.commit_failed();
+            }
+        }
+    }
+
+    /// Nothing of these is in flight.
+    pub(super) fn are_settled(&self, places: &[Place]) -> bool {
+        places.iter().all(|(topic, partition)| self.get(topic, *partition).is_none_or(|found| found.offsets.is_settled()))
+    }
+
+    /// Whether this partition has just used up its span: then it has to be paused.
+    pub(super) fn fills(&mut self, topic: &str, partition: i32, cap: u64) -> bool {
+        let Some(found) = self.get_mut(topic, partition) else { return false };
+        let fills = !found.full && found.offsets.span() >= cap;
+        found.full |= fills;
+        fills
+    }
+
+    /// Whether the ticket's partition has room again: then it has to be resumed. Not before half of its span is free.
+    pub(super) fn has_room(&mut self, ticket: &Ticket, cap: u64) -> bool {
+        let Some(found) = self.get_mut(&ticket.topic, ticket.partition) else { return false };
+        let room = found.full && found.offsets.span() <= cap / 2;
+        found.full &= !room;
+        room
+    }
+
+    /// How many are paused because their span is used up.
+    pub(super) fn full(&self) -> usize {
+        self.topics.values().flat_map(|of| of.partitions.values()).filter(|partition| partition.full).count()
+    }
+
+    /// Those that may be resumed: neither leaving nor full.
+    pub(super) fn open(&self) -> Vec<Place> {
+        self.places(|partition| !partition.leaving && !partition.full)
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Place> {
+        self.places(|_| true)
+    }
+
+    fn places(&self, wanted: impl Fn(&Partition) -> bool) -> Vec<Place> {
+        let of = |(topic, of): (&String, &Topic)| {
+            let numbers = of.partitions.iter().filter(|(_, partition)| wanted(partition)).map(|(number, _)| *number);
+            numbers.map(|number| (topic.clone(), number)).collect::<Vec<_>>()
+        };
+        self.topics.iter().flat_map(of).collect()
+    }
+
+    fn get(&self, topic: &str, partition: i32) -> Option<&Partition> {
+        self.topics.get(topic)?.partitions.get(&partition)
+    }
+
+    fn get_mut(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        self.topics.get_mut(topic)?.partitions.get_mut(&partition)
+    }
+}
+
+/// A list as the library wants it.
+pub(super) fn list(places: &[Place]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for (topic, partition) in places {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+/// The offsets in a list of the library, by partition.
+pub(super) fn offsets(list: &TopicPartitionList) -> Vec<(Place, i64)> {
+    let elements = list.elements();
+    let offset = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
+        Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
+        _ => None,
+    };
+    elements.iter().filter_map(offset).collect()
+}
+
+/// The partitions in a list of the library.
+pub(super) fn places(list: &TopicPartitionList) -> Vec<Place> {
+    list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(partition: i32) -> Place {
+        ("orders".into(), partition)
+    }
+
+    fn committed(list: Option<TopicPartitionList>) -> Vec<(i32, Option<i64>)> {
+        let list = list.map(|list| list.elements().iter().map(|e| (e.partition(), e.offset().to_raw())).collect::<Vec<_>>());
+        list.unwrap_or_default()
+    }
+
+    #[test]
+    fn an_answer_after_the_partition_was_lost_commits_nothing() {
+        let mut partitions = Partitions::default();
+        partitions.assign(&[place(0)]);
+        let old = partitions.take("orders", 0, 7).unwrap();
+        partitions.forget(&[place(0)]);
+        partitions.assign(&[place(0)]);
+        let new = partitions.take("orders", 0, 7).unwrap();
+        partitions.resolve(&old);
+        assert!(!partitions.holds(&old) && partitions.holds(&new));
+        assert_eq!(committed(partitions.next_commit(None)), [], "the other assignment's 7 is not handled");
+        partitions.resolve(&new);
+        assert_eq!(committed(partitions.next_commit(None)), [(0, Some(8))]);
+    }
+
+    #[test]
+    fn what_leaves_is_committed_and_gets_nothing_new() {
+        let mut partitions = Partitions::default();
+        partitions.assign(&[place(0), place(1)]);
+        let first = partitions.take("orders", 0, 1).unwrap();
+        partitions.leave(&[place(0)]);
+        assert_eq!(partitions.take("orders", 0, 2), None);
+        assert!(partitions.take("orders", 1, 2).is_some());
+        assert!(!partitions.are_settled(&[place(0)]));
+        partitions.resolve(&first);
+        assert!(partitions.are_settled(&[place(0)]));
+        assert_eq!(committed(partitions.next_commit(Some(&[place(0)]))), [(0, Some(2))]);
+        partitions.forget(&[place(0)]);
+        assert_eq!(partitions.all(), [place(1)]);
+    }
+
+    #[test]
+    fn a_partition_whose_span_is_used_up_waits_until_half_of_it_is_free() {
+        let mut partitions = Partitions::default();
+        partitions.assign(&[place(0)]);
+        let tickets: Vec<_> = (0..4).map(|offset| partitions.take("orders", 0, offset).unwrap()).collect();
+        assert!(partitions.fills("orders", 0, 4) && !partitions.fills("orders", 0, 4), "once");
+        assert_eq!(partitions.open(), []);
+        partitions.resolve(&tickets[0]);
+        assert!(!partitions.has_room(&tickets[0], 4), "3 of 4 are open");
+        partitions.resolve(&tickets[1]);
+        assert!(partitions.has_room(&tickets[1], 4));
+        assert_eq!(partitions.open(), [place(0)]);
+    }
+}
