@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# All tests of Koksmat, with their set-up: guests for the wasm target, clients from npm, the binary, then every test.
+# All tests of Koksmat, with their set-up: guests for the wasm target, clients from npm, brokers and databases, the binary, then every test.
 #
-# Needs a Rust toolchain and Node.js; on Debian, as root, what else is missing is installed. Arguments go to `cargo test`.
+# Needs a Rust toolchain, Node.js and either Docker or Kafka's Java, RabbitMQ, PostgreSQL and MariaDB; on Debian, as root, what is missing is
+# installed. Arguments go to `cargo test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,4 +32,4 @@ say "the binary and the tests"
 cargo build --locked -p koksmat -p embedding
 cargo test --locked --workspace --exclude koksmat-tests "$@"
 # One after the other: the promises measure times, and each uses the whole machine.
-cargo test --locked -p koksmat-tests "$@" -- --test-threads=1
+tests/services/services.sh run cargo test --locked -p koksmat-tests "$@" -- --test-threads=1

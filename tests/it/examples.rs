@@ -5,7 +5,11 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use koksmat_tests::{Folder, Process, guests, process, repository, until, within};
+use koksmat_tests::{
+    Folder, Process, guests,
+    kafka::{self, Topic},
+    process, rabbitmq, repository, until, within,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -113,6 +117,11 @@ impl Shell {
 
 /// A copy of an example on free ports, with nothing of an earlier run in it.
 fn copy(example: &str) -> Folder {
+    copy_with(example, &[])
+}
+
+/// The same with some of its words replaced: the README has usual ports and names, and the services of the tests have others.
+fn copy_with(example: &str, replace: &[(&'static str, String)]) -> Folder {
     let from = repository().join("examples").join(example);
     let mut folder = Folder::new();
     let mut folders = vec![from.clone()];
@@ -133,11 +142,15 @@ fn copy(example: &str) -> Folder {
         *line == "[host]" || line.starts_with("listen = \"127.0.0.1:8080\"") || line.starts_with("admin = \"127.0.0.1:8081\"")
     };
     let rest: String = configuration.lines().filter(|line| !of_the_host(line)).map(|line| format!("{line}\n")).collect();
-    folder.toml(&rest)
+    folder.toml(&replace.iter().fold(rest, |text, (written, meant)| text.replace(written, meant)))
 }
 
 /// Run an example and do all that its README says.
 async fn follow(example: &str, folder: Folder, environment: &[(&str, &str)]) {
+    follow_with(example, folder, environment, Vec::new()).await;
+}
+
+async fn follow_with(example: &str, folder: Folder, environment: &[(&str, &str)], replace: Vec<(&'static str, String)>) {
     let mut blocks = blocks(example).into_iter();
     let first = blocks.next().unwrap();
     assert_eq!((first.language.as_str(), first.text.trim()), ("sh", format!("cargo run -p koksmat -- run examples/{example}").as_str()));
@@ -146,7 +159,8 @@ async fn follow(example: &str, folder: Folder, environment: &[(&str, &str)]) {
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir(root.path().join("examples")).unwrap();
     std::os::unix::fs::symlink(folder.path(), root.path().join("examples").join(example)).unwrap();
-    let mut shell = Shell::open(root.path(), vec![("127.0.0.1:8080", host.listen.clone()), ("127.0.0.1:8081", host.admin.clone())]);
+    let ports = vec![("127.0.0.1:8080", host.listen.clone()), ("127.0.0.1:8081", host.admin.clone())];
+    let mut shell = Shell::open(root.path(), [ports, replace].concat());
     let mut printed = String::new();
     let mut ledger = None;
     for block in blocks {
@@ -210,6 +224,36 @@ async fn the_quickstart_does_what_its_readme_says() {
 #[tokio::test]
 async fn every_signature_scheme_does_what_its_readme_says() {
     follow("webhooks", copy("webhooks"), &[]).await;
+}
+
+#[tokio::test]
+async fn orders_from_kafka_do_what_the_readme_says() {
+    let (orders, reserved) = (Topic::create("shop.orders", 1).await, Topic::create("shop.reserved", 1).await);
+    let replace = vec![
+        ("127.0.0.1:9092", kafka::BROKERS.to_owned()),
+        ("shop.orders", orders.name),
+        ("shop.reserved", reserved.name),
+        ("koksmat-shop", kafka::unique("koksmat-shop")),
+    ];
+    follow_with("kafka-orders", copy_with("kafka-orders", &replace), &[], replace).await;
+}
+
+#[tokio::test]
+async fn tasks_from_rabbitmq_do_what_the_readme_says() {
+    let replace = vec![("127.0.0.1:5672", rabbitmq::ADDRESS.to_owned()), ("photo-tasks", kafka::unique("photo-tasks"))];
+    follow_with("rabbitmq-tasks", copy_with("rabbitmq-tasks", &replace), &[], replace).await;
+}
+
+#[tokio::test]
+async fn an_outbox_in_postgresql_does_what_the_readme_says() {
+    let url = "postgres://koksmat:test-secret@127.0.0.1:25432/koksmat";
+    let replace = vec![("shop_outbox", kafka::unique("shop_outbox").replace('-', "_"))];
+    let schema = std::fs::read_to_string(repository().join("examples/postgres-outbox/schema.sql")).unwrap();
+    let schema = schema.replace("shop_outbox", &replace[0].1);
+    let made = Command::new("psql").args(["-q", url, "-v", "ON_ERROR_STOP=1", "-c", &schema]).status().await.unwrap();
+    assert!(made.success());
+    let folder = copy_with("postgres-outbox", &replace).file("secrets/database.txt", format!("{url}\n"));
+    follow_with("postgres-outbox", folder, &[], replace).await;
 }
 
 #[tokio::test]

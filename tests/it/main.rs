@@ -11,11 +11,15 @@
 
 mod atomic;
 mod crash;
+mod databases;
 mod delivery;
 mod errors;
 mod examples;
+mod kafka;
 mod keyvalue;
 mod limits;
+mod order;
+mod rabbitmq;
 mod real_input;
 mod rust_handlers;
 mod scripts;

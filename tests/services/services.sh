@@ -96,6 +96,10 @@ up() {
     mkdir -p "$state"
     chmod 755 "$state"
     [ -f "$state/certificates/ca.pem" ] || { need openssl openssl && "$here/certificates.sh" "$state/certificates"; }
+    # Clients that are not ours.
+    need kcat kcat
+    need amqp-publish amqp-tools
+    need psql postgresql-client
     case "$(mode)" in
     docker) docker compose --file "$here/compose.yaml" up --detach --wait --quiet-pull ;;
     native)
@@ -128,15 +132,14 @@ down() {
 }
 
 case "${1:-}" in
-up) up ;;
+up) up && touch "$state/up" ;;
 down) down ;;
 run)
     shift
     [ $# -gt 0 ] || fail "run what?"
-    # Services that ran before stay.
+    # What was started by `up` stays.
     [ -f "$state/up" ] || trap down EXIT
     up
-    touch "$state/up"
     "$@"
     ;;
 *) fail "usage: services.sh up | down | run COMMAND…" ;;

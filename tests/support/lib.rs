@@ -2,19 +2,27 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs, reason = "tests")]
 
 pub mod clients;
+pub mod databases;
 pub mod folder;
 pub mod guests;
 pub mod host;
 pub mod inside;
+pub mod kafka;
 pub mod log;
 pub mod process;
+pub mod proxy;
+pub mod rabbitmq;
+pub mod services;
 pub mod traffic;
+pub mod witness;
 
 pub use folder::Folder;
 pub use host::TestHost;
 pub use inside::Inside;
 pub use process::Process;
+pub use proxy::Proxy;
 pub use traffic::Traffic;
+pub use witness::Witness;
 
 use std::{future::Future, path::PathBuf, time::Duration};
 

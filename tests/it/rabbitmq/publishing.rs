@@ -1,0 +1,104 @@
+//! What handlers emit arrives in the queue that the exchange leads to, once for each event or again with the same id, and never nowhere.
+
+use std::collections::BTreeMap;
+
+use koksmat_tests::{
+    Folder, Process,
+    rabbitmq::{URL, property, text},
+    until,
+};
+use lapin::types::AMQPValue;
+
+use super::{Queue, stop};
+
+/// Emits one event for each it gets.
+const RELAY: &str = r#"
+    import { emit } from "koksmat";
+    export function handle(event) {
+      emit({ type: "order.shipped", subject: event.id, data: { order: event.id } });
+    }
+"#;
+
+fn relay(queue: &Queue, sink: &str) -> Folder {
+    let sink = format!("[sinks.shipped]\nkind = \"rabbitmq\"\nurl = \"{URL}\"\non = [{{ type = \"order.shipped\" }}]\n{sink}\n");
+    let settings = "on = [{ source = \"orders\" }]\ngrants = { emit = [\"order.*\"] }";
+    Folder::new().toml(&queue.source(URL, "")).toml(&sink).script("relay", "relay.js", RELAY, settings)
+}
+
+async fn all_arrive(mode: &str) -> Vec<lapin::message::Delivery> {
+    const EVENTS: usize = 200;
+    let queue = Queue::quorum().await;
+    let folder = relay(&queue, &format!("exchange = \"{}\"\nmode = \"{mode}\"", queue.dead));
+    queue.broker.publish_many(&queue.name, "m", EVENTS).await;
+    let host = Process::start(&folder).await;
+    until("all events to be published", || async {
+        (usize::try_from(queue.broker.count(&queue.dead).await).unwrap() >= EVENTS).then_some(())
+    })
+    .await;
+    stop(host).await;
+    let all = queue.broker.take_all(&queue.dead).await;
+    let ids: std::collections::BTreeSet<_> = all.iter().map(|message| property(message.properties.message_id()).to_owned()).collect();
+    assert_eq!((all.len(), ids.len()), (EVENTS, EVENTS));
+    for message in &all {
+        assert_eq!((property(message.properties.kind()), message.routing_key.as_str()), ("order.shipped", "order.shipped"));
+        assert_eq!(*message.properties.delivery_mode(), Some(2));
+    }
+    queue.gone().await;
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emitted_events_arrive_in_binary_mode() {
+    let all = all_arrive("binary").await;
+    let headers: BTreeMap<_, _> =
+        all[0].properties.headers().as_ref().unwrap().into_iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+    assert_eq!(headers["cloudEvents:specversion"], text("1.0"));
+    assert_eq!(headers["cloudEvents:type"], text("order.shipped"));
+    assert!(matches!(&headers["cloudEvents:subject"], AMQPValue::LongString(subject) if subject.to_string().starts_with("m-")));
+    assert_eq!(property(all[0].properties.content_type()), "application/json");
+    assert!(all[0].data.starts_with(b"{\"order\":\"m-"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emitted_events_arrive_in_structured_mode() {
+    let all = all_arrive("structured").await;
+    assert!(property(all[0].properties.content_type()).starts_with("application/cloudevents+json"));
+    let event: serde_json::Value = serde_json::from_slice(&all[0].data).unwrap();
+    assert_eq!((&event["type"], &event["specversion"]), (&"order.shipped".into(), &"1.0".into()));
+    assert_eq!(event["id"], property(all[0].properties.message_id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_queue_wants_waits_with_the_reason_until_one_does() {
+    let queue = Queue::quorum().await;
+    // The exchange without a name leads to the queue that the routing key names.
+    let later = koksmat_tests::rabbitmq::name("later");
+    let folder = relay(&queue, &format!("routing-key = \"{later}\""));
+    queue.broker.publish_many(&queue.name, "m", 20).await;
+    let host = Process::start(&folder).await;
+    let said = until("the reason to be shown", || async { Some(host.log().join("\n")).filter(|log| log.contains("NO_ROUTE")) }).await;
+    assert!(said.contains(&later), "{said}");
+    queue.broker.queue(&later, &[("x-queue-type", text("classic"))]).await;
+    until("all events to be published", || async { (queue.broker.count(&later).await >= 20).then_some(()) }).await;
+    stop(host).await;
+    let all = queue.broker.take_all(&later).await;
+    let ids: std::collections::BTreeSet<_> = all.iter().map(|message| property(message.properties.message_id()).to_owned()).collect();
+    assert_eq!(ids.len(), 20);
+    queue.broker.delete(&later).await;
+    queue.gone().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_is_not_there_is_told() {
+    let queue = Queue::quorum().await;
+    let folder = relay(&queue, "exchange = \"nowhere-at-all\"");
+    queue.broker.publish_many(&queue.name, "m", 3).await;
+    let host = Process::start(&folder).await;
+    let said =
+        until("the reason to be shown", || async { host.log().into_iter().find(|line| line.contains("no exchange 'nowhere-at-all'")) })
+            .await;
+    assert!(said.contains("NOT_FOUND") && said.contains("name another in the sink's `exchange`"), "{said}");
+    host.signal("KILL").await;
+    host.ended().await;
+    queue.gone().await;
+}
