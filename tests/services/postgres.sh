@@ -10,9 +10,9 @@ need_postgres() {
     postgres_programs
     command -v initdb >/dev/null && return
     # Debian keeps `initdb` out of the PATH.
-    need psql postgresql
+    install_package initdb postgresql
     postgres_programs
-    need initdb postgresql
+    command -v initdb >/dev/null || fail "postgresql did not bring \`initdb\`"
 }
 
 as_postgres() {

@@ -33,21 +33,26 @@ mode() {
     fi
 }
 
-# Debian's packages, when a command is missing and they may be installed.
+# A command that has to be there, and Debian's package that brings it.
 need() {
-    local command=$1 packages=$2
-    command -v "$command" >/dev/null && return
+    command -v "$1" >/dev/null && return
+    install_package "$1" "$2"
+    command -v "$1" >/dev/null || fail "$2 did not bring \`$1\`"
+}
+
+install_package() {
+    local command=$1 package=$2 policy=/usr/sbin/policy-rc.d made=
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "\`$command\` is needed; install it (Debian: apt-get install $packages), or start Docker"
+        fail "\`$command\` is needed; install it (Debian: apt-get install $package), or start Docker"
     fi
-    say "installing $packages"
+    say "installing $package"
     [ -n "${updated:-}" ] || { apt-get update -qq && updated=yes; }
     # Without a policy that forbids it Debian starts what it installs, on its usual port.
-    local policy=/usr/sbin/policy-rc.d
-    [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && trap 'rm -f /usr/sbin/policy-rc.d' RETURN; }
-    # shellcheck disable=SC2086 # several packages
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
-    command -v "$command" >/dev/null || fail "$packages did not bring \`$command\`"
+    [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && made=yes; }
+    local installed=yes
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null || installed=
+    [ -z "$made" ] || rm -f "$policy"
+    [ -n "$installed" ] || fail "$package could not be installed"
 }
 
 # Start a program of its own session: a Ctrl-C is for the tests, which then stop it.
