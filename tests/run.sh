@@ -31,5 +31,7 @@ fi
 say "the binary and the tests"
 cargo build --locked -p koksmat -p embedding
 cargo test --locked --workspace --exclude koksmat-tests "$@"
-# One after the other: the promises measure times, and each uses the whole machine.
-tests/services/services.sh run cargo test --locked -p koksmat-tests "$@" -- --test-threads=1
+# One after the other: the promises measure times, and each uses the whole machine. Those about the limits measure milliseconds: they come
+# first, while no broker and no database runs beside them.
+cargo test --locked -p koksmat-tests "$@" -- --test-threads=1 limits::
+tests/services/services.sh run cargo test --locked -p koksmat-tests "$@" -- --test-threads=1 --skip limits::

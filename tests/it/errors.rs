@@ -29,7 +29,7 @@ async fn a_malformed_configuration_is_told_all_at_once_with_places() {
         .toml("[handlers.h]\nplugin = \"missing.js\"\non = [{ source = \"nowhere\" }]\ntimeout = \"5 parsecs\"\nattempts = 3\n");
     let said = refused(&folder).await;
     let expected = "\
-        koksmat.toml:6:8: sources.q.kind: must be `embedded`, `poller`, `webhook` or `timer`; did you mean `embedded`?\n\
+        koksmat.toml:6:8: sources.q.kind: must be `kafka`, `rabbitmq`, `embedded`, `poller`, `webhook` or `timer`; did you mean `embedded`?\n\
         koksmat.toml:10:8: sources.hook.path: a path begins with `/`\n\
         koksmat.toml:11:40: sources.hook.verify.secret: a secret does not belong in this file; refer to it by `env:NAME` or `file:PATH`\n\
         koksmat.toml:14:10: handlers.h.plugin: there is no missing.js\n\
