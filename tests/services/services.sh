@@ -61,11 +61,15 @@ launch() {
     shift
     setsid "$@" >"$state/$name.log" 2>&1 </dev/null &
     echo $! >"$state/$name.pid"
+    started $! >"$state/$name.started"
 }
+
+# When a process was started: what tells it from another that got its number later.
+started() { ps -o lstart= -p "$1" 2>/dev/null; }
 
 running() {
     local pid
-    pid=$(cat "$state/$1.pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null
+    pid=$(cat "$state/$1.pid" 2>/dev/null) && [ -n "$pid" ] && [ "$(started "$pid")" = "$(cat "$state/$1.started" 2>/dev/null)" ]
 }
 
 # Wait until a command succeeds, for as long as its server lives and two minutes at most.
