@@ -40,8 +40,6 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How many handled events the broker may not have confirmed as committed: with what is in flight all that a crash repeats. While it does
 /// not answer (a rebalance waits for a member that died, and commits with it) nothing more is handled.
 const COMMIT_BATCH: usize = 1_000;
-/// The most messages that wait here for commits to be confirmed before partitions are paused.
-const WAITING: usize = 1_000;
 /// How long a stop goes on trying to commit.
 const LAST_COMMITS: Duration = Duration::from_secs(4);
 /// The most messages that one turn of the loop takes.
@@ -111,6 +109,8 @@ struct Consumption<'a> {
     waiting: VecDeque<Taken>,
     /// Since when there is no credit.
     starving: Option<Instant>,
+    /// Since when as much is handled and not confirmed as may come again.
+    stalled: Option<Instant>,
     /// All partitions are paused, and why.
     paused: Option<String>,
     /// A commit that is on its way, one at a time.
@@ -139,6 +139,7 @@ impl<'a> Consumption<'a> {
             again: FuturesUnordered::new(),
             waiting: VecDeque::new(),
             starving: None,
+            stalled: None,
             paused: None,
             committing: None,
             commit_due: now + COMMIT_EVERY,
@@ -242,14 +243,14 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    /// Whether the library is polled: always but while there is shortly no credit.
+    /// Whether the library is polled: always but while there is shortly no credit, or a commit not confirmed.
     fn polls(&self) -> bool {
-        self.starving.is_none() || self.paused.is_some()
+        (self.starving.is_none() && self.stalled.is_none()) || self.paused.is_some()
     }
 
     /// When the loop has to look around though nothing happened.
     fn next_deadline(&self) -> Instant {
-        let grace = self.starving.filter(|_| self.paused.is_none()).map(|since| since + GRACE);
+        let grace = self.starving.into_iter().chain(self.stalled).min().filter(|_| self.paused.is_none()).map(|since| since + GRACE);
         let leaving = self.leaving.front().map(|leaving| leaving.deadline);
         [Some(self.commit_due), Some(self.look_due), grace, leaving].into_iter().flatten().min().unwrap_or(self.commit_due)
     }
@@ -261,6 +262,9 @@ impl<'a> Consumption<'a> {
             let limit = self.ctx.credits().limit();
             self.pause(format!("{limit} of its events are inside the host and not handled yet"));
         }
+        if self.paused.is_none() && self.stalled.is_some_and(|since| now >= since + GRACE) {
+            self.pause("the broker does not confirm what was committed".to_owned());
+        }
         if now >= self.look_due {
             self.look_due = now + LOOK;
             self.look().await;
@@ -269,8 +273,11 @@ impl<'a> Consumption<'a> {
         if self.committing.is_none() && (now >= self.commit_due || self.partitions.uncommitted() >= COMMIT_BATCH / 2) {
             self.commit();
         }
-        if !self.waiting.is_empty() && self.starving.is_none() && self.again.is_empty() && self.paused.is_none() && !self.unconfirmed() {
-            self.fed(None).await;
+        if self.stalled.is_some() && !self.unconfirmed() {
+            self.stalled = None;
+            if self.starving.is_none() && self.again.is_empty() {
+                self.fed(None).await;
+            }
         }
         Ok(())
     }
@@ -327,7 +334,7 @@ impl<'a> Consumption<'a> {
                 Err(_) => {}
             }
             // What the library has given out is taken, or it would be missing: asked only for what this turn still has room for.
-            if left == 0 || self.starving.is_some() || !self.again.is_empty() || self.paused.is_some() {
+            if left == 0 || self.starving.is_some() || self.stalled.is_some() || !self.again.is_empty() || self.paused.is_some() {
                 break;
             }
             let Some(Some(next)) = messages.next().now_or_never() else { break };
@@ -346,10 +353,10 @@ impl<'a> Consumption<'a> {
         }
         let taken = Taken { ticket, read: message::read(message, &self.cluster) };
         if !self.waiting.is_empty() || !self.again.is_empty() || self.unconfirmed() {
-            self.waiting.push_back(taken);
-            if self.paused.is_none() && self.waiting.len() >= WAITING {
-                self.pause("the broker does not confirm what was committed".to_owned());
+            if self.unconfirmed() {
+                self.stalled.get_or_insert_with(Instant::now);
             }
+            self.waiting.push_back(taken);
             return;
         }
         match self.ctx.credits().try_acquire() {
@@ -376,7 +383,10 @@ impl<'a> Consumption<'a> {
             }
         }
         self.starving = None;
-        if self.again.is_empty() && self.waiting.is_empty() {
+        if !self.waiting.is_empty() {
+            // The rest waits for a commit.
+            self.stalled.get_or_insert_with(Instant::now);
+        } else if self.again.is_empty() {
             self.resume();
         }
     }
