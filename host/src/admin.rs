@@ -16,10 +16,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    controller::{Command, Status, bell::Bell, generation::Generation},
+    controller::{Command, Commands, Status, bell::Bell, generation::Generation},
     health::Health,
     listener::Routes,
     shutdown::ledger::Ledgers,
@@ -33,7 +32,7 @@ use crate::{
 pub(crate) struct Admin {
     pub(crate) health: Health,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: Commands,
     pub(crate) generation: Arc<ArcSwap<Generation>>,
     pub(crate) bell: Bell,
     pub(crate) ledgers: Ledgers,
@@ -93,9 +92,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 impl Admin {
     /// What the controller's loop says.
     pub(crate) async fn status(&self) -> Option<Status> {
-        let (answer, status) = oneshot::channel();
-        self.commands.send(Command::Status(answer)).await.ok()?;
-        status.await.ok()
+        self.commands.ask(Command::Status).await
     }
 }
 

@@ -46,12 +46,38 @@ enum Control {
 /// What others may ask of the controller.
 pub(crate) enum Command {
     /// From now on nothing is started: what waits and what still comes is returned, but for what a source that acknowledges in order needs.
-    /// Answered when nothing waits or runs any more.
     Return(oneshot::Sender<()>),
-    /// Return that too. Answered when everything that waited is.
+    /// Return that too.
     ReturnAll(oneshot::Sender<()>),
+    /// Answered when nothing waits or runs any more.
+    Idle(oneshot::Sender<()>),
     /// What runs and waits.
     Status(oneshot::Sender<Status>),
+}
+
+/// The way to ask the controller.
+#[derive(Debug, Clone)]
+pub(crate) struct Commands(mpsc::Sender<Command>);
+
+impl Commands {
+    /// A way to ask, and the controller's end of it.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, asked) = mpsc::channel(16);
+        (Self(commands), asked)
+    }
+
+    /// Ask, and wait for the answer; none when the controller has ended.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, mut answered) = oneshot::channel();
+        self.0.send(command(answer)).await.ok()?;
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer.ok(),
+            // What is sent in the moment in which the receiver is dropped stays in tokio's channel for as long as there is a sender: this
+            // one. Its answer would neither come nor be given up.
+            () = self.0.closed() => answered.try_recv().ok(),
+        }
+    }
 }
 
 /// What runs and waits.
@@ -92,7 +118,7 @@ impl Controller {
         let mut dispatcher = Dispatcher::new(self.concurrency, self.start_number, finished_tx);
         let mut batch = Vec::with_capacity(BATCH);
         let mut returning = false;
-        let mut drained = None;
+        let mut idle = Vec::new();
         let mut closed = false;
         loop {
             let control = tokio::select! {
@@ -109,22 +135,21 @@ impl Controller {
                 Control::Command(Command::Return(answer)) => {
                     returning = true;
                     self.return_waiting(&mut dispatcher, false);
-                    drained = Some(answer);
+                    let _ = answer.send(());
                 }
                 Control::Command(Command::ReturnAll(answer)) => {
                     returning = true;
                     self.return_waiting(&mut dispatcher, true);
                     let _ = answer.send(());
                 }
+                Control::Command(Command::Idle(answer)) => idle.push(answer),
                 Control::Closed => closed = true,
             }
             while let Some(started) = dispatcher.next() {
                 self.calls.spawn(started.run(self.settler.clone(), self.cut.clone()));
             }
-            if dispatcher.is_idle()
-                && let Some(drained) = drained.take()
-            {
-                let _ = drained.send(());
+            if dispatcher.is_idle() {
+                idle.drain(..).for_each(|answer: oneshot::Sender<()>| drop(answer.send(())));
             }
             if closed && dispatcher.is_idle() {
                 return;
@@ -161,5 +186,32 @@ impl Controller {
         let (needed, returned): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|call| !all && dispatcher.is_behind_started(call));
         drop(returned);
         needed.into_iter().for_each(|call| dispatcher.enqueue(call));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_asks_in_the_moment_in_which_the_controller_ends_does_not_wait_for_ever() {
+        for round in 0..20_000 {
+            let (commands, mut asked) = Commands::new();
+            let ready = Arc::new(tokio::sync::Notify::new());
+            let controller = crate::task::spawn("controller", {
+                let ready = ready.clone();
+                async move {
+                    ready.notify_one();
+                    (0..round % 200).for_each(|_| std::hint::spin_loop());
+                    while let Ok(Command::Return(answer)) = asked.try_recv() {
+                        let _ = answer.send(());
+                    }
+                }
+            });
+            ready.notified().await;
+            let asked = tokio::time::timeout(std::time::Duration::from_secs(10), commands.ask(Command::Return)).await;
+            assert!(asked.is_ok(), "no answer in round {round}");
+            controller.await.unwrap();
+        }
     }
 }

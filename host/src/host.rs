@@ -8,7 +8,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::serve::Listener as _;
-use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     channel::{Credits, Origin, control_channel},
     config::{Config, HostConfig, SourceConfig, SourceKind, StoreConfig, Unmatched},
     controller::{
-        Controller,
+        Commands, Controller,
         accept::{DurableIntake, Router},
         bell::Bell,
         generation::{EMIT, Generation, Policy},
@@ -155,7 +154,7 @@ async fn boot(
     let credits =
         own.iter().map(|(_, n, _)| n).sum::<usize>() + config.sources.iter().map(|s| s.in_flight).sum::<usize>() + groups * task_credits;
     let (control, receiver) = control_channel(credits);
-    let (commands, command_receiver) = mpsc::channel(16);
+    let (commands, command_receiver) = Commands::new();
     let cut = CancellationToken::new();
     let calls = TaskTracker::new();
     let controller = Controller {

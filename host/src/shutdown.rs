@@ -11,7 +11,6 @@ pub mod signals;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
     task::{AbortHandle, JoinHandle},
     time::{Instant, timeout, timeout_at},
 };
@@ -21,7 +20,7 @@ pub use ledger::{Counts, Ledger};
 
 use crate::{
     admin::socket::ControlSocket,
-    controller::{Command, settle::Settler},
+    controller::{Command, Commands, settle::Settler},
     health::{Health, Phase},
     host::Host,
     listener::{Routes, serve::Stop},
@@ -42,7 +41,7 @@ pub(crate) struct Running {
     pub(crate) ledgers: Ledgers,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settler: Arc<Settler>,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: Commands,
     pub(crate) stopping: CancellationToken,
     pub(crate) stop_listening: Stop,
     pub(crate) stop_admin: Stop,
@@ -221,24 +220,21 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
     running.stopping.cancel();
     phases.ended("sources stop taking");
 
-    let (drained, all_drained) = oneshot::channel();
-    // When nobody answers the controller is gone, and with it all that waited.
-    let _ = running.commands.send(Command::Return(drained)).await;
+    let commands = &running.commands;
+    // No answer: the controller is gone, and with it all that waited.
+    let _ = commands.ask(Command::Return).await;
     phases.ended("what has not started is returned");
 
     running.calls.close();
     tokio::select! {
-        () = async { drop((all_drained.await, running.calls.wait().await)) } => {}
+        _ = async { tokio::join!(commands.ask(Command::Idle), running.calls.wait()) } => {}
         () = until(deadline) => tracing::warn!("the drain deadline has passed: calls that still run are cut"),
         () = hurry.cancelled() => tracing::warn!("a second signal: calls that still run are cut"),
     }
     phases.ended("calls in flight");
 
     running.cut.cancel();
-    let (returned, all_returned) = oneshot::channel();
-    if running.commands.send(Command::ReturnAll(returned)).await.is_ok() {
-        let _ = all_returned.await;
-    }
+    let _ = commands.ask(Command::ReturnAll).await;
     if timeout(CUT, running.calls.wait()).await.is_err() {
         tracing::error!("a call that was cut is still not gone");
     }
