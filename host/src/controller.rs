@@ -118,7 +118,7 @@ impl Controller {
         let mut dispatcher = Dispatcher::new(self.concurrency, self.start_number, finished_tx);
         let mut batch = Vec::with_capacity(BATCH);
         let mut returning = false;
-        let mut idle = Vec::new();
+        let mut idle: Vec<oneshot::Sender<()>> = Vec::new();
         let mut closed = false;
         loop {
             let control = tokio::select! {
@@ -149,7 +149,9 @@ impl Controller {
                 self.calls.spawn(started.run(self.settler.clone(), self.cut.clone()));
             }
             if dispatcher.is_idle() {
-                idle.drain(..).for_each(|answer: oneshot::Sender<()>| drop(answer.send(())));
+                for answer in idle.drain(..) {
+                    let _ = answer.send(());
+                }
             }
             if closed && dispatcher.is_idle() {
                 return;

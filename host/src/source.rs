@@ -72,8 +72,8 @@ pub(crate) trait Acceptor: Send + Sync {
     fn accept<'a>(
         &'a self,
         origin: &'a Origin,
-        request: AcceptRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>>;
+        requests: Vec<AcceptRequest>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Accepted>, StoreError>> + Send + 'a>>;
 
     /// Keep an event as a dead letter that no handler gets to see; one that is recognised by its key is there already.
     fn dead_letter<'a>(
@@ -144,11 +144,23 @@ impl SourceContext {
     ///
     /// # Errors
     /// When the store fails: the event is not accepted and the source must have it delivered again.
-    pub async fn accept(&self, mut request: AcceptRequest) -> Result<Accepted, StoreError> {
-        let mut event = Arc::new(std::mem::take(&mut request.event));
-        self.complete(&mut event);
-        request.event = Arc::unwrap_or_clone(event);
-        self.acceptor.accept(&self.origin, request).await
+    pub async fn accept(&self, request: AcceptRequest) -> Result<Accepted, StoreError> {
+        // There is an answer to each.
+        Ok(self.accept_in_order(vec![request]).await?.pop().unwrap_or(Accepted::Full))
+    }
+
+    /// Like [`accept`](Self::accept) for several, in this order: once there is no room for one there is none for those behind it. They are
+    /// written together, or none of them is.
+    ///
+    /// # Errors
+    /// When the store fails: none of them is accepted.
+    pub async fn accept_in_order(&self, mut requests: Vec<AcceptRequest>) -> Result<Vec<Accepted>, StoreError> {
+        for request in &mut requests {
+            let mut event = Arc::new(std::mem::take(&mut request.event));
+            self.complete(&mut event);
+            request.event = Arc::unwrap_or_clone(event);
+        }
+        self.acceptor.accept(&self.origin, requests).await
     }
 
     /// Keep as a dead letter what this source received and cannot make a proper event of, with the reason: it must neither block what comes

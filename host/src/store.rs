@@ -452,8 +452,10 @@ pub struct Retention {
 ///
 /// Every future is cancel safe in the sense that an operation handed over is carried out whether or not somebody still waits for it.
 pub trait Store: Send + Sync + 'static {
-    /// Accept an event: its tasks, its key, its source's state, in one transaction that is durable when this returns.
-    fn accept(&self, acceptance: Acceptance) -> StoreFuture<'_, Accepted>;
+    /// Accept events of one source: their tasks, their keys, the source's state, in one transaction that is durable when this returns.
+    ///
+    /// They are accepted in this order: once there is no room for one there is none for those behind it.
+    fn accept(&self, acceptances: Vec<Acceptance>) -> StoreFuture<'_, Vec<Accepted>>;
 
     /// Claim tasks that are due, oldest first within each want. Tasks behind an unsettled one with the same order key are left.
     ///

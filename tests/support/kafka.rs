@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::future::join_all;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     message::{Header, Headers, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord},
+    producer::{FutureProducer, FutureRecord, Producer},
 };
 
 use crate::services;
@@ -40,7 +40,8 @@ pub struct Found {
     pub payload: Vec<u8>,
 }
 
-fn client() -> ClientConfig {
+/// A client of theirs, to be set up further.
+pub fn client() -> ClientConfig {
     let _ = services::ca();
     ClientConfig::new().set("bootstrap.servers", BROKERS).clone()
 }
@@ -95,6 +96,56 @@ impl Topic {
         for sent in join_all(sent).await {
             sent.unwrap().unwrap();
         }
+    }
+
+    /// Produce one message exactly so: no key, no payload and headers without a value are possible. The bytes go out as they are.
+    pub async fn produce_bytes(&self, key: Option<&[u8]>, payload: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) {
+        let producer: FutureProducer = client().create().unwrap();
+        let headers = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
+        let record = FutureRecord::<[u8], [u8]> { key, payload, ..FutureRecord::to(&self.name) }.headers(headers);
+        producer.send(record, Duration::from_secs(20)).await.unwrap();
+    }
+
+    /// Produce messages in one transaction, which is then committed or aborted.
+    pub async fn transaction(&self, committed: bool, messages: &[(&str, &str)]) {
+        let (name, id) = (self.name.clone(), unique("transaction"));
+        let messages: Vec<_> = messages.iter().map(|(key, payload)| ((*key).to_owned(), (*payload).to_owned())).collect();
+        let done = tokio::task::spawn_blocking(move || {
+            let patience = Duration::from_secs(20);
+            let producer: FutureProducer = client().set("transactional.id", id).create().unwrap();
+            producer.init_transactions(patience).unwrap();
+            producer.begin_transaction().unwrap();
+            for (key, payload) in &messages {
+                let _sent = producer.send_result(FutureRecord::to(&name).key(key).payload(payload)).map_err(|(error, _)| error).unwrap();
+            }
+            // Aborted messages are in the topic too, and it is for consumers to leave them out.
+            producer.flush(patience).unwrap();
+            if committed { producer.commit_transaction(patience) } else { producer.abort_transaction(patience) }.unwrap();
+        });
+        done.await.unwrap();
+    }
+
+    /// Give the topic more partitions.
+    pub async fn grow(&mut self, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> = client().create().unwrap();
+        let more = NewPartitions::new(&self.name, usize::try_from(partitions).unwrap());
+        let grown = admin.create_partitions([&more], &AdminOptions::new()).await.unwrap();
+        grown[0].as_ref().unwrap_or_else(|error| panic!("{error:?}"));
+        self.partitions = partitions;
+    }
+
+    /// Delete the topic, and wait until it is gone.
+    pub async fn delete(&self) {
+        let admin: AdminClient<DefaultClientContext> = client().create().unwrap();
+        let deleted = admin.delete_topics(&[&self.name], &AdminOptions::new()).await.unwrap();
+        deleted[0].as_ref().unwrap_or_else(|error| panic!("{error:?}"));
+        crate::until("the topic to be gone", || async {
+            // Asked for everything: asked for by its name it might be made again.
+            let admin: AdminClient<DefaultClientContext> = client().create().unwrap();
+            let all = tokio::task::spawn_blocking(move || admin.inner().fetch_metadata(None, Duration::from_secs(20)).unwrap());
+            (!all.await.unwrap().topics().iter().any(|topic| topic.name() == self.name)).then_some(())
+        })
+        .await;
     }
 
     fn list(&self) -> TopicPartitionList {

@@ -83,13 +83,18 @@ impl Rabbitmq {
         assert!(confirmation.is_ack() && confirmation.take_message().is_none(), "{queue} is not there");
     }
 
-    /// Publish `count` messages with the ids `PREFIX-0`, `PREFIX-1`, …
+    /// Publish `count` messages with the ids `PREFIX-0`, `PREFIX-1`, …, each with its number in it.
     pub async fn publish_many(&self, queue: &str, prefix: &str, count: usize) {
+        self.publish_bodies(queue, prefix, count, |n| format!("{{\"n\":{n}}}")).await;
+    }
+
+    /// The same with other bodies.
+    pub async fn publish_bodies(&self, queue: &str, prefix: &str, count: usize, body: impl Fn(usize) -> String) {
         for first in (0..count).step_by(500) {
             let mut confirms = Vec::new();
             for n in first..(first + 500).min(count) {
                 let properties = BasicProperties::default().with_message_id(format!("{prefix}-{n}").into()).with_delivery_mode(2);
-                let body = format!("{{\"n\":{n}}}");
+                let body = body(n);
                 let options = BasicPublishOptions::default();
                 confirms.push(self.channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), properties).await.unwrap());
             }

@@ -23,6 +23,8 @@ pub struct KafkaConfig {
     pub protocol: Protocol,
     /// The most offsets of one partition between the oldest event that is not handled and the newest that was taken.
     pub span: u64,
+    /// The most handled events that the broker has not confirmed as committed.
+    pub commit_batch: usize,
     /// When an offset may be committed.
     pub intake: Intake,
     /// With durable intake: the most unsettled tasks it may have.

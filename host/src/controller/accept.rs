@@ -111,33 +111,46 @@ pub(crate) struct DurableIntake {
     pub(crate) ledgers: Ledgers,
 }
 
+impl DurableIntake {
+    /// What became of one event.
+    fn accepted(&self, origin: &Origin, accepted: &Accepted, groups: Vec<Group>) {
+        let Accepted::New { id } = accepted else { return };
+        self.health.store_problem(None);
+        if groups.is_empty() && self.router.generation.load().unmatched(origin) == Unmatched::DeadLetter {
+            tracing::warn!(tenant = %origin.tenant, source = &*origin.source, event = id, "no handler wants the event");
+            self.ledgers.unrouted(origin);
+        }
+        groups.into_iter().for_each(|group| self.bell.ring(group));
+    }
+}
+
 impl Acceptor for DurableIntake {
     fn accept<'a>(
         &'a self,
         origin: &'a Origin,
-        request: AcceptRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>> {
+        requests: Vec<AcceptRequest>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Accepted>, StoreError>> + Send + 'a>> {
         Box::pin(async move {
-            let AcceptRequest { event, key, due, backlog, state, hops } = request;
-            let acceptance = Acceptance { due, backlog, state, ..self.router.acceptance(origin, Arc::new(event), key, hops) };
-            let groups = groups(&acceptance);
-            let unrouted = groups.is_empty();
-            let id = acceptance.event.id.clone();
-            let accepted = self.store.accept(acceptance).await;
-            match &accepted {
-                Ok(Accepted::New { .. }) => {
-                    self.health.store_problem(None);
-                    if unrouted && self.router.generation.load().unmatched(origin) == Unmatched::DeadLetter {
-                        tracing::warn!(tenant = %origin.tenant, source = &*origin.source, event = id, "no handler wants the event");
-                        self.ledgers.unrouted(origin);
-                    }
-                    groups.into_iter().for_each(|group| self.bell.ring(group));
+            let acceptance = |AcceptRequest { event, key, due, backlog, state, hops }| Acceptance {
+                due,
+                backlog,
+                state,
+                ..self.router.acceptance(origin, Arc::new(event), key, hops)
+            };
+            let acceptances: Vec<_> = requests.into_iter().map(acceptance).collect();
+            let groups: Vec<Vec<Group>> = acceptances.iter().map(groups).collect();
+            match self.store.accept(acceptances).await {
+                Ok(accepted) => {
+                    accepted.iter().zip(groups).for_each(|(accepted, groups)| self.accepted(origin, accepted, groups));
+                    Ok(accepted)
                 }
-                Ok(_) => {}
-                Err(StoreError::Closed) => {}
-                Err(error) => self.health.store_problem(Some(error.to_string())),
+                Err(error) => {
+                    if !matches!(error, StoreError::Closed) {
+                        self.health.store_problem(Some(error.to_string()));
+                    }
+                    Err(error)
+                }
             }
-            accepted
         })
     }
 
@@ -151,8 +164,8 @@ impl Acceptor for DurableIntake {
         Box::pin(async move {
             let id = event.id.clone();
             let letter = self.router.dead_letter(origin, event, key, reason.clone().into());
-            match self.store.accept(letter).await {
-                Ok(Accepted::New { .. }) => {
+            match self.store.accept(vec![letter]).await {
+                Ok(accepted) if accepted.iter().any(|accepted| matches!(accepted, Accepted::New { .. })) => {
                     self.health.store_problem(None);
                     tracing::warn!(tenant = %origin.tenant, source = &*origin.source, event = id, reason, "dead letter");
                     self.ledgers.unrouted(origin);

@@ -270,7 +270,7 @@ pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery, policy:
             tracing::warn!(%tenant, source, event = id, r#type = ty, "no handler wants the event: dead letter");
             let key = key.map(|key| key.to_string());
             let acceptance = settler.router.no_route(&origin, event.clone(), key);
-            match settler.store.accept(acceptance).await {
+            match settler.store.accept(vec![acceptance]).await {
                 Ok(_) => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
                 Err(error) => {
                     settler.note_store(Some(&error));

@@ -116,22 +116,25 @@ impl Acceptor for Ledger {
     fn accept<'a>(
         &'a self,
         _origin: &'a Origin,
-        request: AcceptRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>> {
+        requests: Vec<AcceptRequest>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Accepted>, StoreError>> + Send + 'a>> {
         Box::pin(async move {
             if let Some(left) = &mut *self.fails_after.lock().unwrap() {
                 *left = left.checked_sub(1).ok_or_else(|| StoreError::Full("no space left".into()))?;
             }
             let mut accepted = self.accepted.lock().unwrap();
-            if let Some(before) = accepted.iter().find(|before| before.key.is_some() && before.key == request.key) {
-                return Ok(Accepted::Duplicate { id: before.event.id.clone() });
-            }
-            if request.backlog.is_some_and(|backlog| accepted.len() as u64 >= backlog) {
-                return Ok(Accepted::Full);
-            }
-            let id = request.event.id.clone();
-            accepted.push(request);
-            Ok(Accepted::New { id })
+            let accept = |request: AcceptRequest| {
+                if let Some(before) = accepted.iter().find(|before| before.key.is_some() && before.key == request.key) {
+                    return Accepted::Duplicate { id: before.event.id.clone() };
+                }
+                if request.backlog.is_some_and(|backlog| accepted.len() as u64 >= backlog) {
+                    return Accepted::Full;
+                }
+                let id = request.event.id.clone();
+                accepted.push(request);
+                Accepted::New { id }
+            };
+            Ok(requests.into_iter().map(accept).collect())
         })
     }
 
@@ -157,7 +160,7 @@ impl Store for Ledger {
 
     // Sources of this folder use nothing else.
 
-    fn accept(&self, _: Acceptance) -> StoreFuture<'_, Accepted> {
+    fn accept(&self, _: Vec<Acceptance>) -> StoreFuture<'_, Vec<Accepted>> {
         unsupported()
     }
     fn claim(&self, _: Vec<Want>) -> StoreFuture<'_, Vec<Task>> {

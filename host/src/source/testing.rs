@@ -183,20 +183,23 @@ impl Acceptor for FakeStore {
     fn accept<'a>(
         &'a self,
         _origin: &'a Origin,
-        request: AcceptRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<Accepted, StoreError>> + Send + 'a>> {
+        requests: Vec<AcceptRequest>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Accepted>, StoreError>> + Send + 'a>> {
         Box::pin(async move {
             self.works()?;
-            let id = request.event.id.clone();
-            let key = request.key.unwrap_or_default();
-            if self.lock().accepted.iter().any(|(k, _)| *k == key) {
-                return Ok(Accepted::Duplicate { id });
-            }
-            self.change(|state| {
-                Self::remember(state, request.state);
-                state.accepted.push((key, request.event));
-            });
-            Ok(Accepted::New { id })
+            let accept = |request: AcceptRequest| {
+                let id = request.event.id.clone();
+                let key = request.key.unwrap_or_default();
+                if self.lock().accepted.iter().any(|(k, _)| *k == key) {
+                    return Accepted::Duplicate { id };
+                }
+                self.change(|state| {
+                    Self::remember(state, request.state);
+                    state.accepted.push((key, request.event));
+                });
+                Accepted::New { id }
+            };
+            Ok(requests.into_iter().map(accept).collect())
         })
     }
 
@@ -247,7 +250,7 @@ impl Store for FakeStore {
         closed()
     }
 
-    fn accept(&self, _: Acceptance) -> StoreFuture<'_, Accepted> {
+    fn accept(&self, _: Vec<Acceptance>) -> StoreFuture<'_, Vec<Accepted>> {
         closed()
     }
     fn claim(&self, _: Vec<Want>) -> StoreFuture<'_, Vec<Task>> {

@@ -34,6 +34,7 @@ macro_rules! conformance {
                 an_event_without_a_key_is_never_a_duplicate,
                 a_key_belongs_to_its_tenant_and_source,
                 a_full_backlog_refuses_and_changes_nothing,
+                of_several_none_is_accepted_behind_one_without_room,
                 state_is_written_with_the_event_or_not_at_all,
                 an_event_nobody_wants_is_a_dead_letter,
                 an_event_nobody_wants_may_be_ignored_but_its_key_is_kept,
@@ -146,9 +147,15 @@ fn ordered(id: &str, key: &str) -> Acceptance {
     Acceptance { handlers: vec![Subscriber { handler: "invoice".into(), order: Some(key.into()) }], ..order(id) }
 }
 
+pub(crate) async fn accepted(store: &dyn Store, acceptance: Acceptance) -> Accepted {
+    let mut accepted = store.accept(vec![acceptance]).await.unwrap();
+    assert_eq!(accepted.len(), 1);
+    accepted.remove(0)
+}
+
 pub(crate) async fn accept(store: &dyn Store, acceptance: Acceptance) {
     let id = acceptance.event.id.clone();
-    assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::New { id });
+    assert_eq!(accepted(store, acceptance).await, Accepted::New { id });
 }
 
 fn want(handler: &str, limit: usize) -> Want {

@@ -110,9 +110,9 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn accept(&self, acceptance: Acceptance) -> StoreFuture<'_, Accepted> {
+    fn accept(&self, acceptances: Vec<Acceptance>) -> StoreFuture<'_, Vec<Accepted>> {
         let clock = self.clock.clone();
-        Box::pin(self.writer.run(Survive::PowerLoss, move |c| Ok(accept::accept(c, &acceptance, clock.now())?)))
+        Box::pin(self.writer.run(Survive::PowerLoss, move |c| Ok(accept::accept_in_order(c, &acceptances, clock.now())?)))
     }
 
     fn claim(&self, wants: Vec<Want>) -> StoreFuture<'_, Vec<Task>> {

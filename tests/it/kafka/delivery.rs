@@ -179,7 +179,7 @@ async fn an_offset_that_was_reset_is_obeyed_and_clients_that_are_not_ours_see_no
 }
 
 /// One of Kafka's own tools.
-fn java(arguments: &[&str], input: &str) -> String {
+pub(super) fn java(arguments: &[&str], input: &str) -> String {
     let jars = koksmat_tests::repository().join("target/services/kafka/*");
     let mut child = std::process::Command::new("java")
         .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-XX:TieredStopAtLevel=1", "-cp"])

@@ -28,9 +28,9 @@ struct Group<'a> {
 impl Group<'_> {
     async fn add(&mut self) {
         let settings = match self.strategy {
-            "consumer" => format!("in-flight = {IN_FLIGHT}\nprotocol = \"consumer\""),
+            "consumer" => format!("in-flight = {IN_FLIGHT}\ncommit-batch = {COMMIT_BATCH}\nprotocol = \"consumer\""),
             strategy => format!(
-                "in-flight = {IN_FLIGHT}\n[sources.orders.settings]\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1000\n\
+                "in-flight = {IN_FLIGHT}\ncommit-batch = {COMMIT_BATCH}\n[sources.orders.settings]\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1000\n\
                  \"partition.assignment.strategy\" = \"{strategy}\""
             ),
         };
@@ -91,15 +91,15 @@ async fn hosts_that_are_killed_stopped_and_added_lose_nothing_and_keep_the_order
     for _ in 0..3 {
         group.add().await;
     }
-    let (mut kills, mut made) = (0, 0);
+    let different = |heard: &[String]| heard.iter().collect::<HashSet<_>>().len();
+    let (mut kills, mut stops, mut made) = (0, 0, 0);
     let between = count / (faults + 1);
     while made < faults {
         // Each fault meets work: the next one comes when some more was handled, with much left.
         let before = witness.count();
         witness.hears(before + between / 2).await;
-        if witness.count() >= count {
-            break;
-        }
+        let left = count - different(&witness.heard());
+        assert!(left > group.hosts.len() * IN_FLIGHT, "fault {} meets no work in flight: {left} events are left", made + 1);
         let which = random.random_range(0..group.hosts.len());
         match random.random_range(0..5) {
             0 | 1 => {
@@ -109,6 +109,7 @@ async fn hosts_that_are_killed_stopped_and_added_lose_nothing_and_keep_the_order
             }
             2 | 3 => {
                 group.stop(which).await;
+                stops += 1;
                 group.add().await;
             }
             _ if group.hosts.len() < 4 => group.add().await,
@@ -122,7 +123,6 @@ async fn hosts_that_are_killed_stopped_and_added_lose_nothing_and_keep_the_order
         println!("fault {made}: {} hosts, {} reports, {committed} committed", group.hosts.len(), witness.count());
         group.committed_only_what_was_handled().await;
     }
-    let different = |heard: &[String]| heard.iter().collect::<HashSet<_>>().len();
     let patience = Duration::from_secs(60) + Duration::from_millis(count as u64 * 10);
     let all = tokio::time::timeout(patience, async {
         while different(&witness.heard()) < count {
@@ -137,11 +137,11 @@ async fn hosts_that_are_killed_stopped_and_added_lose_nothing_and_keep_the_order
     let (lost, repeated) = (count - different(&heard), heard.len() - different(&heard));
     let allowed = kills * (IN_FLIGHT + COMMIT_BATCH);
     println!(
-        "kafka: {count} events, {made} faults ({kills} kills): lost {lost}, repeated {repeated} (allowed {allowed}: {kills} kills of {IN_FLIGHT} in flight \
+        "kafka: {count} events, {made} faults ({kills} kills, {stops} stops): lost {lost}, repeated {repeated} (allowed {allowed}: {kills} kills of {IN_FLIGHT} in flight \
          and {COMMIT_BATCH} in a commit), seed {seed}"
     );
     assert!(heard_all && lost == 0, "{lost} of {count} are lost");
-    assert!(made >= faults.min(1), "no fault met work in flight");
+    assert_eq!(made, faults);
     assert_eq!(out_of_order(numbers(&heard)), None, "first deliveries of a key keep its order");
     assert!(repeated <= allowed, "{repeated} were delivered again");
     assert_eq!(topic.committed(&group.group).await, topic.ends().await, "lag 0 at the end");

@@ -29,6 +29,7 @@ pub(super) fn kafka(check: &mut Check<'_>, section: &Span, raw: raw::Kafka) -> (
         start: raw.start.unwrap_or(Start::Earliest),
         protocol: raw.protocol.unwrap_or(Protocol::Classic),
         span: check.count(&raw.span, 10_000, 1..=10_000_000),
+        commit_batch: usize::try_from(check.count(&raw.commit_batch, 10_000, 2..=10_000_000)).unwrap_or(usize::MAX),
         intake,
         backlog: check.count(&raw.backlog, BACKLOG, 1..=100_000_000),
     });

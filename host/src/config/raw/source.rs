@@ -60,6 +60,9 @@ pub(crate) struct Kafka {
     /// The most offsets of one partition between the oldest event that is not handled and the newest that was taken: what a crash may
     /// deliver again. Default: 10000.
     pub(crate) span: Option<At<u64>>,
+    /// The most handled events that the broker has not confirmed as committed: with those in flight all that a crash repeats. While it
+    /// confirms nothing (a rebalance waits for a member that died, and commits with it) nothing more is handled. Default: 10000.
+    pub(crate) commit_batch: Option<At<u64>>,
     /// TLS; absent: none.
     pub(crate) tls: Option<Table<Tls>>,
     /// Who the client is; absent: nobody in particular.

@@ -23,6 +23,7 @@ use crate::{
 
 pub(crate) mod client;
 mod consume;
+mod line;
 mod message;
 mod offsets;
 mod partitions;

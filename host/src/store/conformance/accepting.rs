@@ -18,10 +18,10 @@ pub(crate) async fn an_event_becomes_a_task_for_each_handler(store: Arc<dyn Stor
 pub(crate) async fn a_repeated_event_is_a_duplicate_with_the_first_id(store: Arc<dyn Store>) {
     accept(&*store, order("1")).await;
     let again = Acceptance { event: event("2"), ..order("1") };
-    assert_eq!(store.accept(again.clone()).await.unwrap(), Accepted::Duplicate { id: "1".into() });
+    assert_eq!(accepted(&*store, again.clone()).await, Accepted::Duplicate { id: "1".into() });
     let task = claim_one(&*store).await;
     assert_eq!(store.commit(settling(&task, done())).await.unwrap(), Committed::Yes);
-    assert_eq!(store.accept(again).await.unwrap(), Accepted::Duplicate { id: "1".into() }, "also when it is handled");
+    assert_eq!(accepted(&*store, again).await, Accepted::Duplicate { id: "1".into() }, "also when it is handled");
     assert!(claim(&*store).await.is_empty());
 }
 
@@ -45,13 +45,25 @@ pub(crate) async fn a_full_backlog_refuses_and_changes_nothing(store: Arc<dyn St
     let bounded = |id: &str| Acceptance { backlog: Some(2), ..order(id) };
     accept(&*store, bounded("1")).await;
     accept(&*store, bounded("2")).await;
-    assert_eq!(store.accept(bounded("3")).await.unwrap(), Accepted::Full);
-    assert_eq!(store.accept(bounded("1")).await.unwrap(), Accepted::Duplicate { id: "1".into() }, "what is known needs no room");
+    assert_eq!(accepted(&*store, bounded("3")).await, Accepted::Full);
+    assert_eq!(accepted(&*store, bounded("1")).await, Accepted::Duplicate { id: "1".into() }, "what is known needs no room");
     accept(&*store, Acceptance { source: "returns".into(), ..bounded("3") }).await;
     let tasks = claim(&*store).await;
-    assert_eq!(store.accept(bounded("3")).await.unwrap(), Accepted::Full, "a running task takes room");
+    assert_eq!(accepted(&*store, bounded("3")).await, Accepted::Full, "a running task takes room");
     store.commit(settling(&tasks[0], done())).await.unwrap();
     accept(&*store, bounded("3")).await;
+}
+
+pub(crate) async fn of_several_none_is_accepted_behind_one_without_room(store: Arc<dyn Store>) {
+    let bounded = |id: &str, bound: u64| Acceptance { backlog: Some(bound), ..order(id) };
+    let new = |id: &str| Accepted::New { id: id.into() };
+    let several = vec![bounded("1", 2), bounded("1", 2), bounded("2", 2), bounded("3", 2), bounded("4", 9), order("1")];
+    let answers = vec![new("1"), Accepted::Duplicate { id: "1".into() }, new("2"), Accepted::Full, Accepted::Full, Accepted::Full];
+    assert_eq!(store.accept(several).await.unwrap(), answers);
+    assert_eq!(store.accept(vec![bounded("3", 9), bounded("4", 9)]).await.unwrap(), [new("3"), new("4")]);
+    let claimed: Vec<_> = claim(&*store).await.iter().map(|task| task.event.id.clone()).collect();
+    assert_eq!(claimed, ["1", "2", "3", "4"], "in this order");
+    assert_eq!(store.accept(Vec::new()).await.unwrap(), []);
 }
 
 pub(crate) async fn state_is_written_with_the_event_or_not_at_all(store: Arc<dyn Store>) {
@@ -59,10 +71,10 @@ pub(crate) async fn state_is_written_with_the_event_or_not_at_all(store: Arc<dyn
     let state = async || store.state(tenant(), "orders".into(), String::new()).await.unwrap();
     accept(&*store, remembering("1", "one")).await;
     assert_eq!(state().await, [("last".to_owned(), b"one".to_vec())]);
-    store.accept(remembering("1", "two")).await.unwrap();
+    accepted(&*store, remembering("1", "two")).await;
     assert_eq!(state().await, [("last".to_owned(), b"one".to_vec())], "a duplicate writes nothing");
     accept(&*store, remembering("2", "three")).await;
-    store.accept(remembering("3", "four")).await.unwrap();
+    accepted(&*store, remembering("3", "four")).await;
     assert_eq!(state().await, [("last".to_owned(), b"three".to_vec())], "a refused event writes nothing");
 }
 
@@ -77,7 +89,7 @@ pub(crate) async fn an_event_nobody_wants_may_be_ignored_but_its_key_is_kept(sto
     let ignored = Acceptance { handlers: Vec::new(), unrouted: None, state: vec![("last".into(), Some(b"1".to_vec()))], ..order("1") };
     accept(&*store, ignored.clone()).await;
     assert!(store.dead_letters(all_letters()).await.unwrap().is_empty());
-    assert_eq!(store.accept(ignored).await.unwrap(), Accepted::Duplicate { id: "1".into() });
+    assert_eq!(accepted(&*store, ignored).await, Accepted::Duplicate { id: "1".into() });
     assert_eq!(store.state(tenant(), "orders".into(), "last".into()).await.unwrap().len(), 1);
 }
 

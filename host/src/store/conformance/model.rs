@@ -49,7 +49,7 @@ async fn accept_one(store: &dyn Store, model: &mut Model, random: &mut StdRng) {
     let order_key = random.random_bool(0.7).then(|| random.random_range(0..5).to_string());
     let acceptance = Acceptance { handlers: vec![Subscriber { handler: "invoice".into(), order: order_key }], ..order(&key) };
     let known = [&model.open, &model.done, &model.dead].iter().any(|keys| keys.contains(&key));
-    match store.accept(acceptance).await.unwrap() {
+    match accepted(store, acceptance).await {
         Accepted::New { .. } => assert!(!known && model.open.insert(key), "accepted twice"),
         Accepted::Duplicate { id } => assert!(known && id == key),
         Accepted::Full => panic!("there is no bound"),

@@ -8,6 +8,17 @@ use crate::{
     tenant::Tenant,
 };
 
+/// Accept until there is no room for one.
+pub(super) fn accept_in_order(connection: &Connection, acceptances: &[Acceptance], now: Millis) -> Result<Vec<Accepted>, StoreError> {
+    let mut full = false;
+    let accept = |acceptance: &Acceptance| {
+        let accepted = if full { Accepted::Full } else { accept(connection, acceptance, now)? };
+        full = accepted == Accepted::Full;
+        Ok(accepted)
+    };
+    acceptances.iter().map(accept).collect()
+}
+
 /// Accept. [`Accepted::Duplicate`] and [`Accepted::Full`] have written nothing.
 pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Millis) -> Result<Accepted, StoreError> {
     let Acceptance { tenant, source, event, .. } = acceptance;

@@ -24,7 +24,8 @@ use super::{
 use crate::store::{
     Acceptance, Accepted, Commit, Committed, Effects, Holder, Store, StoreError, Verdict, Want, Write,
     conformance::{
-        Opened, accept, all_letters, claim, claim_one, conformance, direct, done, done_with, ids, order, read, set, settling, tenant, wrote,
+        Opened, accept, accepted, all_letters, claim, claim_one, conformance, direct, done, done_with, ids, order, read, set, settling,
+        tenant, wrote,
     },
 };
 
@@ -195,7 +196,7 @@ async fn what_was_accepted_survives_the_end_of_the_machine() {
 
     let after = open(&copy);
     assert_eq!(ids(&claim(&after).await), ["2"]);
-    assert_eq!(after.accept(order("1")).await.unwrap(), Accepted::Duplicate { id: "1".into() });
+    assert_eq!(accepted(&after, order("1")).await, Accepted::Duplicate { id: "1".into() });
 }
 
 #[tokio::test]
@@ -214,11 +215,11 @@ async fn a_full_disk_refuses_what_is_too_much_and_the_rest_goes_on() {
         Acceptance { event: Arc::new(event), ..order(id) }
     };
     let (free, busy) = keep_busy(&store);
-    let (mut busy, mut too_much, mut small) = (Box::pin(busy), store.accept(huge("2")), store.accept(order("3")));
+    let (mut busy, mut too_much, mut small) = (Box::pin(busy), store.accept(vec![huge("2")]), store.accept(vec![order("3")]));
     assert!(poll!(&mut busy).is_pending() && poll!(&mut too_much).is_pending() && poll!(&mut small).is_pending());
     drop(free);
     assert!(matches!(too_much.await, Err(StoreError::Full(_))));
-    assert!(matches!(small.await, Ok(Accepted::New { .. })), "its neighbour in the group fits");
+    assert!(matches!(small.await.as_deref(), Ok([Accepted::New { .. }])), "its neighbour in the group fits");
     limit(1 << 20).await;
     accept(&store, huge("2")).await;
     assert_eq!(ids(&claim(&store).await), ["1", "3", "2"], "nothing of the refused one was left");
@@ -229,8 +230,8 @@ async fn what_is_accepted_side_by_side_shares_commits() {
     let (_folder, path) = place();
     let store = open(&path);
     let before = store.writer.commits.load(Ordering::Relaxed);
-    let accepted = join_all((0..200).map(|id| store.accept(order(&id.to_string())))).await;
-    assert!(accepted.iter().all(|accepted| matches!(accepted, Ok(Accepted::New { .. }))));
+    let accepted = join_all((0..200).map(|id| store.accept(vec![order(&id.to_string())]))).await;
+    assert!(accepted.iter().all(|accepted| matches!(accepted.as_deref(), Ok([Accepted::New { .. }]))));
     let commits = store.writer.commits.load(Ordering::Relaxed) - before;
     assert!(commits <= 50, "{commits} commits for 200 events");
 }
@@ -256,14 +257,14 @@ async fn a_member_that_fails_takes_no_other_along() {
         c.execute_batch("ROLLBACK")?;
         Err::<(), _>(Stop::Failed(StoreError::Full("no room".into())))
     }));
-    let mut accepted = store.accept(order("2"));
+    let mut accepted = store.accept(vec![order("2")]);
     let _ = (poll!(&mut busy), poll!(&mut claimed), poll!(&mut panics), poll!(&mut fails), poll!(&mut rolls_back), poll!(&mut accepted));
     drop(free);
     let panicked: Result<(), _> = panics.await;
     assert!(matches!(panicked, Err(StoreError::Other(why)) if why.contains("a fault of ours")));
     assert!(matches!(fails.await, Err(StoreError::Other(_))));
     assert!(matches!(rolls_back.await, Err(StoreError::Full(_))));
-    assert!(matches!(accepted.await, Ok(Accepted::New { .. })));
+    assert!(matches!(accepted.await.as_deref(), Ok([Accepted::New { .. }])));
     let claimed = claimed.await.unwrap();
     assert_eq!(ids(&claimed), ["1"]);
     assert_eq!(ids(&claim(&store).await), ["2"], "the group was carried out twice, the first task is still claimed once");
@@ -318,12 +319,12 @@ async fn close_finishes_what_was_handed_over_and_lets_go() {
     let store = open(&path);
     assert_eq!(store.start_number(), 1);
     let (free, busy) = keep_busy(&store);
-    let (mut busy, mut accepted, mut closed) = (Box::pin(busy), store.accept(order("1")), store.close());
+    let (mut busy, mut accepted, mut closed) = (Box::pin(busy), store.accept(vec![order("1")]), store.close());
     let _ = (poll!(&mut busy), poll!(&mut accepted), poll!(&mut closed));
     drop(free);
     closed.await.unwrap();
-    assert!(matches!(accepted.await, Ok(Accepted::New { .. })));
-    assert!(matches!(store.accept(order("2")).await, Err(StoreError::Closed)));
+    assert!(matches!(accepted.await.as_deref(), Ok([Accepted::New { .. }])));
+    assert!(matches!(store.accept(vec![order("2")]).await, Err(StoreError::Closed)));
     assert!(matches!(store.depths().await, Err(StoreError::Closed)));
     store.close().await.unwrap();
     assert!(!path.with_extension("db-wal").exists(), "all of it is in the one file");

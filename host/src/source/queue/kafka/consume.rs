@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     future::pending,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -19,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     client::{self, Problem, reachable},
+    line::{Line, Waiting},
     message::{self, Read},
     partitions::{Partitions, Place, Ticket, list, places},
     rebalance::{Context, Happening},
@@ -28,8 +28,7 @@ use crate::{
     config::{Intake, KafkaConfig},
     event::Event,
     receipt::Answer,
-    source::{AcceptRequest, SourceContext, SourceError, backoff::Backoff},
-    store::Accepted,
+    source::{SourceContext, SourceError, backoff::Backoff},
 };
 
 type Consumer = StreamConsumer<Context>;
@@ -37,9 +36,8 @@ type Messages<'a> = MessageStream<'a, Context>;
 
 /// How often what was handled is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// How many handled events the broker may not have confirmed as committed: with what is in flight all that a crash repeats. While it does
-/// not answer (a rebalance waits for a member that died, and commits with it) nothing more is handled.
-const COMMIT_BATCH: usize = 1_000;
+/// So many handled events are committed at once, without waiting for [`COMMIT_EVERY`].
+const COMMIT_SOON: usize = 500;
 /// How long a stop goes on trying to commit.
 const LAST_COMMITS: Duration = Duration::from_secs(4);
 /// The most messages that one turn of the loop takes.
@@ -105,6 +103,8 @@ struct Consumption<'a> {
     in_flight: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Events that came back and are sent again after a while. While there is one nothing new is taken.
     again: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// Events on their way to the store, with `intake = "durable"`.
+    line: Line<Ticket>,
     /// Messages that came although there is no credit for them: no more than what was on its way when partitions were paused.
     waiting: VecDeque<Taken>,
     /// Since when there is no credit.
@@ -127,6 +127,7 @@ struct Consumption<'a> {
 impl<'a> Consumption<'a> {
     fn new(config: &'a KafkaConfig, ctx: SourceContext, consumer: Arc<Consumer>, happened: mpsc::Receiver<Happening>) -> Self {
         let now = Instant::now();
+        let line = Line::new(ctx.clone(), config.backlog);
         Self {
             config,
             ctx,
@@ -137,6 +138,7 @@ impl<'a> Consumption<'a> {
             leaving: VecDeque::new(),
             in_flight: FuturesUnordered::new(),
             again: FuturesUnordered::new(),
+            line,
             waiting: VecDeque::new(),
             starving: None,
             stalled: None,
@@ -164,8 +166,9 @@ impl<'a> Consumption<'a> {
                 biased;
                 () = stopping.cancelled() => {}
                 Some(happening) = self.happened.recv() => self.happen(happening)?,
-                Some(answered) = self.in_flight.next(), if !self.in_flight.is_empty() => self.answered(answered),
+                Some(answered) = self.in_flight.next(), if !self.in_flight.is_empty() => self.answered_many(answered),
                 Some(answered) = self.again.next(), if !self.again.is_empty() => self.answered(answered),
+                accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
                 probed = asked(&mut self.probe) => self.probed(probed),
                 committed = asked(&mut self.committing) => self.committed(committed),
                 credit = acquire(&self.ctx), if self.starving.is_some() && self.paused.is_none() => self.fed(Some(credit)).await,
@@ -265,12 +268,19 @@ impl<'a> Consumption<'a> {
         if self.paused.is_none() && self.stalled.is_some_and(|since| now >= since + GRACE) {
             self.pause("the broker does not confirm what was committed".to_owned());
         }
+        if self.paused.is_none()
+            && let Some(why) = self.line.held()
+        {
+            self.pause(why.to_owned());
+        }
         if now >= self.look_due {
             self.look_due = now + LOOK;
             self.look().await;
         }
         self.let_go(now).await;
-        if self.committing.is_none() && (now >= self.commit_due || self.partitions.uncommitted() >= COMMIT_BATCH / 2) {
+        if self.committing.is_none()
+            && (now >= self.commit_due || self.partitions.uncommitted() >= COMMIT_SOON.min(self.config.commit_batch / 2))
+        {
             self.commit();
         }
         if self.stalled.is_some() && !self.unconfirmed() {
@@ -303,12 +313,12 @@ impl<'a> Consumption<'a> {
 
     /// As much is handled and not confirmed as may come again.
     fn unconfirmed(&self) -> bool {
-        self.partitions.uncommitted() >= COMMIT_BATCH
+        self.partitions.uncommitted() >= self.config.commit_batch
     }
 
     /// Whether what waits in the store for this source is within its bound.
     async fn look(&mut self) {
-        let held = !self.again.is_empty() || self.starving.is_some() || self.unconfirmed();
+        let held = !self.again.is_empty() || self.line.held().is_some() || self.starving.is_some() || self.unconfirmed();
         if !held && (self.paused.is_some() || self.config.intake == Intake::Direct) {
             match self.ctx.unsettled().await {
                 Ok(unsettled) if unsettled >= self.config.backlog => {
@@ -401,12 +411,8 @@ impl<'a> Consumption<'a> {
         if let Some(why) = invalid {
             self.in_flight.push(sent.dead(why.to_string(), credit).boxed());
         } else if self.config.intake == Intake::Durable {
-            let mut accepting = sent.accept(self.config.backlog, credit).boxed();
-            // Asked once here, in the order of the partition: what is accepted first is first in line.
-            match futures_util::poll!(&mut accepting) {
-                Poll::Ready(answered) => self.answered(answered),
-                Poll::Pending => self.in_flight.push(accepting),
-            }
+            let Sent { ticket, event, key, .. } = sent;
+            self.line.push(Waiting { of: ticket, event, key, _credit: credit });
         } else {
             let handled = sent.handle(credit).await;
             self.in_flight.push(handled.boxed());
@@ -415,27 +421,43 @@ impl<'a> Consumption<'a> {
 
     // ---- carrying out ------------------------------------------------------------------------------------------------------------------
 
+    /// An answer, and those that are there already.
+    fn answered_many(&mut self, first: Answered) {
+        self.answered(first);
+        for _ in 1..BATCH {
+            let Some(Some(answered)) = self.in_flight.next().now_or_never() else { break };
+            self.answered(answered);
+        }
+    }
+
     fn answered(&mut self, answered: Answered) {
         let Answered { ticket, event, key, answer } = answered;
         match answer {
-            Answer::Done { .. } | Answer::Dead { .. } => {
-                self.partitions.resolve(&ticket);
-                if self.partitions.has_room(&ticket, self.config.span) {
-                    if self.paused.is_none() {
-                        let _ = self.consumer.resume(&list(&[(ticket.topic.to_string(), ticket.partition)]));
-                    }
-                    self.show();
-                }
-            }
+            Answer::Done { .. } | Answer::Dead { .. } => self.resolve(&ticket),
             Answer::Again { .. } if self.ctx.stopping().is_cancelled() || !self.partitions.holds(&ticket) => {}
             Answer::Again { after, .. } => {
                 let sent = Sent { ctx: self.ctx.clone(), ticket, event, key };
-                let again = sent.again(after.unwrap_or(AGAIN), self.config.intake, self.config.backlog);
+                let again = sent.again(after.unwrap_or(AGAIN));
                 self.again.push(again.boxed());
                 if self.paused.is_none() {
                     self.pause("events came back and are sent again".to_owned());
                 }
             }
+        }
+    }
+
+    /// Events are in the store.
+    fn accepted(&mut self, tickets: &[Ticket]) {
+        tickets.iter().for_each(|ticket| self.resolve(ticket));
+    }
+
+    fn resolve(&mut self, ticket: &Ticket) {
+        self.partitions.resolve(ticket);
+        if self.partitions.has_room(ticket, self.config.span) {
+            if self.paused.is_none() {
+                let _ = self.consumer.resume(&list(&[(ticket.topic.to_string(), ticket.partition)]));
+            }
+            self.show();
         }
     }
 
@@ -520,6 +542,7 @@ impl<'a> Consumption<'a> {
             self.commit_now(&partitions).await;
             self.partitions.forget(&partitions);
             self.waiting.retain(|taken| self.partitions.holds(&taken.ticket));
+            self.line.retain(|ticket| self.partitions.holds(ticket));
             let let_go = match self.consumer.rebalance_protocol() {
                 RebalanceProtocol::Cooperative => self.consumer.incremental_unassign(&list(&partitions)),
                 _ => self.consumer.unassign(),
@@ -553,12 +576,15 @@ impl<'a> Consumption<'a> {
     async fn finish(&mut self, messages: &mut Messages<'_>) {
         self.again = FuturesUnordered::new();
         self.waiting.clear();
+        self.line.retain(|_| false);
         self.pause("the host stops".to_owned());
-        while !self.in_flight.is_empty() {
+        while !self.in_flight.is_empty() || !self.line.is_empty() {
             let wait = self.next_deadline();
             tokio::select! {
                 biased;
-                Some(answered) = self.in_flight.next() => self.answered(answered),
+                Some(answered) = self.in_flight.next(), if !self.in_flight.is_empty() => self.answered(answered),
+                // What is not accepted now comes again.
+                accepted = self.line.accepted(), if !self.line.is_empty() => { self.accepted(&accepted); self.line.retain(|_| false); }
                 Some(happening) = self.happened.recv() => if self.happen(happening).is_err() { break },
                 committed = asked(&mut self.committing) => self.committed(committed),
                 // Polled on, or the group takes this member for dead. What comes though everything is paused comes again elsewhere.
@@ -613,19 +639,6 @@ impl Sent {
         async move { Answered { ticket, event, key, answer: pending.answer().await } }
     }
 
-    /// Have it accepted durably: it is done when it is in the store.
-    async fn accept(self, backlog: u64, credit: Credit) -> Answered {
-        let Self { ctx, ticket, event, key } = self;
-        let request =
-            AcceptRequest { event: Event::clone(&event), key: Some(key.clone()), backlog: Some(backlog), ..AcceptRequest::default() };
-        let answer = match ctx.accept(request).await {
-            Ok(Accepted::New { .. } | Accepted::Duplicate { .. }) => Answer::Done { response: None },
-            Ok(Accepted::Full) | Err(_) => again(),
-        };
-        drop(credit);
-        Answered { ticket, event, key, answer }
-    }
-
     /// Keep it as a dead letter.
     async fn dead(self, reason: String, credit: Credit) -> Answered {
         let Self { ctx, ticket, event, key } = self;
@@ -635,13 +648,10 @@ impl Sent {
     }
 
     /// The same after a while, when it came back.
-    async fn again(self, after: Duration, intake: Intake, backlog: u64) -> Answered {
+    async fn again(self, after: Duration) -> Answered {
         tokio::time::sleep(after).await;
         let credit = self.ctx.credits().acquire().await;
-        match intake {
-            Intake::Durable => self.accept(backlog, credit).await,
-            Intake::Direct => self.handle(credit).await.await,
-        }
+        self.handle(credit).await.await
     }
 }
 
@@ -668,7 +678,7 @@ async fn commit(consumer: Arc<Consumer>, offsets: TopicPartitionList) -> Committ
 }
 
 /// The answer to a question, once; forever pending while none is asked.
-async fn asked<T>(question: &mut Option<BoxFuture<'static, T>>) -> T {
+pub(super) async fn asked<T>(question: &mut Option<BoxFuture<'static, T>>) -> T {
     let Some(asking) = question else { return pending().await };
     let answer = asking.await;
     *question = None;

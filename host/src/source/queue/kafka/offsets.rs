@@ -32,24 +32,27 @@ impl Offsets {
         true
     }
 
-    /// An event is handled, parked or dead. One that was not taken is no error.
-    pub(super) fn resolve(&mut self, offset: i64) {
-        if let Ok(place) = self.taken.binary_search_by_key(&offset, |(offset, _)| *offset) {
-            self.resolved += usize::from(!std::mem::replace(&mut self.taken[place].1, true));
-        }
+    /// An event is handled, parked or dead. `false`: that was known, or it was not taken.
+    pub(super) fn resolve(&mut self, offset: i64) -> bool {
+        let place = self.taken.binary_search_by_key(&offset, |(offset, _)| *offset);
+        let new = place.is_ok_and(|place| !std::mem::replace(&mut self.taken[place].1, true));
+        self.resolved += usize::from(new);
         while let Some((offset, true)) = self.taken.front() {
             self.committable = Some(offset + 1);
             self.unconfirmed.push_back(*offset);
             self.resolved -= 1;
             self.taken.pop_front();
         }
+        new
     }
 
-    /// The broker has committed this.
-    pub(super) fn confirm(&mut self, committed: i64) {
+    /// The broker has committed this. How many events that were not known to be committed are now.
+    pub(super) fn confirm(&mut self, committed: i64) -> usize {
+        let before = self.unconfirmed.len();
         while self.unconfirmed.front().is_some_and(|offset| *offset < committed) {
             self.unconfirmed.pop_front();
         }
+        before - self.unconfirmed.len()
     }
 
     /// How many events are resolved and would come again if this process ended now.
@@ -181,7 +184,7 @@ mod tests {
                     }
                 }
             }
-            open.drain(..).for_each(|offset| offsets.resolve(offset));
+            open.drain(..).for_each(|offset| assert!(offsets.resolve(offset)));
             assert!(offsets.is_settled() && offsets.span() == 0, "seed {seed}");
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct Ticket {
 pub(super) struct Partitions {
     topics: HashMap<String, Topic>,
     epoch: u64,
+    /// How many events are handled and not known to be committed, in all of them.
+    uncommitted: usize,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,8 @@ impl Partitions {
             let of = self.topics.entry(topic.clone()).or_insert_with(|| Topic { name: topic.as_str().into(), partitions: HashMap::new() });
             let line = format!("{topic}/{partition}#{}", self.epoch).into();
             let fresh = Partition { epoch: self.epoch, line, offsets: Offsets::default(), leaving: false, full: false };
-            of.partitions.insert(*partition, fresh);
+            let before = of.partitions.insert(*partition, fresh);
+            self.uncommitted -= before.map_or(0, |before| before.offsets.uncommitted());
         }
     }
 
@@ -69,7 +72,8 @@ impl Partitions {
     pub(super) fn forget(&mut self, places: &[Place]) {
         for (topic, partition) in places {
             if let Some(of) = self.topics.get_mut(topic) {
-                of.partitions.remove(partition);
+                let gone = of.partitions.remove(partition);
+                self.uncommitted -= gone.map_or(0, |gone| gone.offsets.uncommitted());
                 if of.partitions.is_empty() {
                     self.topics.remove(topic);
                 }
@@ -87,9 +91,8 @@ impl Partitions {
     /// An event is handled, parked or dead.
     pub(super) fn resolve(&mut self, ticket: &Ticket) {
         let found = self.get_mut(&ticket.topic, ticket.partition).filter(|found| found.epoch == ticket.epoch);
-        if let Some(partition) = found {
-            partition.offsets.resolve(ticket.offset);
-        }
+        let resolved = found.is_some_and(|partition| partition.offsets.resolve(ticket.offset));
+        self.uncommitted += usize::from(resolved);
     }
 
     /// Whether the ticket's assignment still holds.
@@ -115,15 +118,14 @@ impl Partitions {
     /// The broker has committed these.
     pub(super) fn confirm(&mut self, committed: &[(Place, i64)]) {
         for ((topic, partition), offset) in committed {
-            if let Some(partition) = self.get_mut(topic, *partition) {
-                partition.offsets.confirm(*offset);
-            }
+            let confirmed = self.get_mut(topic, *partition).map_or(0, |partition| partition.offsets.confirm(*offset));
+            self.uncommitted -= confirmed;
         }
     }
 
     /// How many events are resolved and would come again if this process ended now.
     pub(super) fn uncommitted(&self) -> usize {
-        self.topics.values().flat_map(|of| of.partitions.values()).map(|partition| partition.offsets.uncommitted()).sum()
+        self.uncommitted
     }
 
     /// What was handed out for these is not committed.

@@ -1,0 +1,76 @@
+//! PostgreSQL: rows of a table that are claimed with `SKIP LOCKED` and completed in batches.
+
+use std::time::{Duration, Instant};
+
+use koksmat_tests::databases::{Database, Server};
+use sqlx::{Connection as _, PgConnection, Row as _};
+
+use super::{Floor, ROUNDS, Rounds, WARM, handle, host, order};
+
+const BATCH: i64 = 256;
+const ROWS: usize = 30_000;
+
+pub(super) async fn compare() {
+    compare_on(true).await;
+    compare_on(false).await;
+}
+
+async fn compare_on(component: bool) {
+    let database = Server::Postgres.database("bench").await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    sqlx::raw_sql(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, payload jsonb NOT NULL, claimed_until timestamptz NOT NULL DEFAULT '-infinity')",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let floor = component.then(Floor::new);
+    let mut rounds = Rounds::new("PostgreSQL", component, ROWS);
+    for _ in 0..ROUNDS {
+        fill(&mut connection).await;
+        let bare = bare_loop(&mut connection, floor.as_ref()).await;
+        fill(&mut connection).await;
+        let hosted = host(&source(&database), ROWS, component).await;
+        rounds.add(bare, hosted);
+    }
+    rounds.end();
+}
+
+fn source(database: &Database) -> String {
+    format!(
+        "kind = \"poller\"\ndatabase = \"{}\"\nevery = \"1s\"\nclaim = {{ table = \"orders\", key = \"id\", done = \"delete\" }}",
+        database.url()
+    )
+}
+
+async fn fill(connection: &mut PgConnection) {
+    sqlx::query("INSERT INTO orders (id, payload) SELECT n, $1::jsonb FROM generate_series(1, $2) AS n")
+        .bind(order())
+        .bind(i64::try_from(ROWS).unwrap())
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    sqlx::raw_sql("VACUUM ANALYZE orders").execute(connection).await.unwrap();
+}
+
+async fn bare_loop(connection: &mut PgConnection, floor: Option<&Floor>) -> Duration {
+    const CLAIM: &str = "UPDATE orders SET claimed_until = now() + interval '30 seconds'
+        WHERE id = ANY(ARRAY(SELECT id FROM orders WHERE claimed_until < now() ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
+        RETURNING id, payload::text";
+    let mut began = Instant::now();
+    let mut handled = 0;
+    while handled < ROWS {
+        let claimed = sqlx::query(CLAIM).bind(BATCH).fetch_all(&mut *connection).await.unwrap();
+        for row in &claimed {
+            handle(floor, row.get::<&str, _>(1).as_bytes()).await;
+        }
+        let ids: Vec<i64> = claimed.iter().map(|row| row.get(0)).collect();
+        sqlx::query("DELETE FROM orders WHERE id = ANY($1)").bind(ids).execute(&mut *connection).await.unwrap();
+        let before = handled;
+        handled += claimed.len();
+        if before < WARM && handled >= WARM {
+            began = Instant::now();
+        }
+    }
+    began.elapsed()
+}
