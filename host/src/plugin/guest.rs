@@ -53,21 +53,13 @@ pub(crate) struct Guest {
     pub(crate) timed_out: bool,
     pub(crate) outbound: OutboundCall,
     pub(crate) table: ResourceTable,
-    wasi: WasiCtx,
+    /// Made when it is first used: many calls never do, and it seeds two generators of random numbers.
+    wasi: Option<WasiCtx>,
     http: WasiHttpCtx,
 }
 
 impl Guest {
     pub(crate) fn new(handler: &Handler, call: &Call, deadline: Instant, log: CallLog) -> Self {
-        let stdio = |level| Stdio { log: log.clone(), level };
-        let wasi = WasiCtx::builder()
-            .stdout(stdio(StdioLevel::Out))
-            .stderr(stdio(StdioLevel::Err))
-            .max_random_size(1 << 20)
-            .allow_tcp(false)
-            .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .build();
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADER_BYTES);
         let mut table = ResourceTable::new();
@@ -85,17 +77,31 @@ impl Guest {
             timed_out: false,
             outbound,
             table,
-            wasi,
+            wasi: None,
             http,
         }
     }
+}
+
+/// No files, no sockets, no arguments and no environment; what is printed goes into the log.
+fn wasi_of(log: &CallLog) -> WasiCtx {
+    let stdio = |level| Stdio { log: log.clone(), level };
+    WasiCtx::builder()
+        .stdout(stdio(StdioLevel::Out))
+        .stderr(stdio(StdioLevel::Err))
+        .max_random_size(1 << 20)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build()
 }
 
 impl crate::plugin::bindings::koksmat::plugin::types::Host for Guest {}
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let Self { wasi, table, log, .. } = self;
+        WasiCtxView { ctx: wasi.get_or_insert_with(|| wasi_of(log)), table }
     }
 }
 

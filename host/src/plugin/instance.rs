@@ -1,10 +1,13 @@
 //! One call: a fresh instance, its limits, its deadline, its answer.
 
 use std::{
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::poll;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::{
@@ -92,12 +95,7 @@ impl Handler {
             Ok(UpdateDeadline::Yield(1))
         });
 
-        let answer = tokio::select! {
-            // The deadline is looked at first: a guest that would go on computing is not even asked.
-            biased;
-            () = tokio::time::sleep_until(deadline.into()) => None,
-            answer = invoke(&code, &mut store, &call, self.config.timeout) => Some(answer),
-        };
+        let answer = by(deadline, invoke(&code, &mut store, &call, self.config.timeout)).await;
         log.finish();
         let guest = store.data_mut();
         let result = match answer {
@@ -118,6 +116,21 @@ impl Handler {
             holds: guest.outbound.holds(),
             took: started.elapsed(),
         }
+    }
+}
+
+/// What a call answers until its deadline.
+async fn by<T>(deadline: Instant, call: impl Future<Output = T>) -> Option<T> {
+    let mut call = pin!(call);
+    // Most calls never wait, and need no timer.
+    if let Poll::Ready(answer) = poll!(&mut call) {
+        return Some(answer);
+    }
+    tokio::select! {
+        // The deadline is looked at first: a guest that would go on computing is not even asked.
+        biased;
+        () = tokio::time::sleep_until(deadline.into()) => None,
+        answer = call => Some(answer),
     }
 }
 

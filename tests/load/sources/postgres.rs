@@ -1,8 +1,11 @@
 //! PostgreSQL: rows of a table that are claimed with `SKIP LOCKED` and completed in batches.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use koksmat_tests::databases::{Database, Server};
+use koksmat_tests::databases::Server;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
 use super::{Floor, ROUNDS, Rounds, WARM, handle, host, order};
@@ -24,22 +27,25 @@ async fn compare_on(component: bool) {
     .execute(&mut connection)
     .await
     .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("database.txt");
+    std::fs::write(&secret, database.url()).unwrap();
     let floor = component.then(Floor::new);
     let mut rounds = Rounds::new("PostgreSQL", component, ROWS);
     for _ in 0..ROUNDS {
         fill(&mut connection).await;
         let bare = bare_loop(&mut connection, floor.as_ref()).await;
         fill(&mut connection).await;
-        let hosted = host(&source(&database), ROWS, component).await;
+        let hosted = host(&source(&secret), ROWS, component).await;
         rounds.add(bare, hosted);
     }
     rounds.end();
 }
 
-fn source(database: &Database) -> String {
+fn source(secret: &Path) -> String {
     format!(
-        "kind = \"poller\"\ndatabase = \"{}\"\nevery = \"1s\"\nclaim = {{ table = \"orders\", key = \"id\", done = \"delete\" }}",
-        database.url()
+        "kind = \"poller\"\ndatabase = \"file:{}\"\nevery = \"1s\"\nclaim = {{ table = \"orders\", key = \"id\", done = \"delete\" }}",
+        secret.display()
     )
 }
 

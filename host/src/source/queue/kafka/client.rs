@@ -23,8 +23,6 @@ pub(crate) fn settings(cluster: &KafkaCluster, client: String) -> ClientConfig {
     config.set("bootstrap.servers", &cluster.brokers);
     // Brokers that come back are found within a second, not ten.
     config.set("reconnect.backoff.max.ms", "1000");
-    // Else a commit, which is small and waits for its answer, waits 40 ms for the acknowledgement of TCP first.
-    config.set("socket.nagle.disable", "true");
     config
 }
 
@@ -45,6 +43,8 @@ pub(super) fn consumer(config: &KafkaConfig, origin: &Origin) -> ClientConfig {
     client.set("auto.offset.reset", if config.start == Start::Earliest { "earliest" } else { "latest" });
     // What is fetched ahead and not taken is fetched again after a pause: a little of it is enough.
     client.set("queued.max.messages.kbytes", "16384");
+    // And as little is soon taken: the library's own second of waiting until it fetches more is longer than that lasts.
+    client.set("fetch.queue.backoff.ms", "10");
     match config.protocol {
         Protocol::Classic => {
             client.set("group.protocol", "classic");

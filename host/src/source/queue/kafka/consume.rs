@@ -14,7 +14,7 @@ use rdkafka::{
     error::{KafkaError, KafkaResult},
     message::{BorrowedMessage, Message},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::coop::unconstrained};
 
 use super::{
     client::{self, Problem, reachable},
@@ -166,7 +166,7 @@ impl<'a> Consumption<'a> {
                 biased;
                 () = stopping.cancelled() => {}
                 Some(happening) = self.happened.recv() => self.happen(happening)?,
-                Some(answered) = self.in_flight.next(), if !self.in_flight.is_empty() => self.answered_many(answered),
+                Some(answered) = unconstrained(self.in_flight.next()), if !self.in_flight.is_empty() => self.answered_many(answered),
                 Some(answered) = self.again.next(), if !self.again.is_empty() => self.answered(answered),
                 accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
                 probed = asked(&mut self.probe) => self.probed(probed),
@@ -421,11 +421,12 @@ impl<'a> Consumption<'a> {
 
     // ---- carrying out ------------------------------------------------------------------------------------------------------------------
 
-    /// An answer, and those that are there already.
+    /// An answer, and those that are there already. All of them, though this task may have had its share for now: what is answered and not
+    /// seen would not be counted as unconfirmed.
     fn answered_many(&mut self, first: Answered) {
         self.answered(first);
         for _ in 1..BATCH {
-            let Some(Some(answered)) = self.in_flight.next().now_or_never() else { break };
+            let Some(Some(answered)) = unconstrained(self.in_flight.next()).now_or_never() else { break };
             self.answered(answered);
         }
     }
@@ -582,7 +583,7 @@ impl<'a> Consumption<'a> {
             let wait = self.next_deadline();
             tokio::select! {
                 biased;
-                Some(answered) = self.in_flight.next(), if !self.in_flight.is_empty() => self.answered(answered),
+                Some(answered) = unconstrained(self.in_flight.next()), if !self.in_flight.is_empty() => self.answered(answered),
                 // What is not accepted now comes again.
                 accepted = self.line.accepted(), if !self.line.is_empty() => { self.accepted(&accepted); self.line.retain(|_| false); }
                 Some(happening) = self.happened.recv() => if self.happen(happening).is_err() { break },
