@@ -6,6 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+./prerequisites.sh
+
 say() { printf '\n== %s\n' "$*"; }
 
 if ! command -v npm >/dev/null; then
