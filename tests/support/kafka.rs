@@ -159,7 +159,15 @@ impl Topic {
         let (list, group) = (self.list(), group.to_owned());
         let committed = tokio::task::spawn_blocking(move || {
             let consumer: BaseConsumer = client().set("group.id", group).create().unwrap();
-            consumer.committed_offsets(list, Duration::from_secs(20)).unwrap()
+            // A broker that had no time for its own controller for some seconds says that it is no coordinator, and is one again.
+            let patience = std::time::Instant::now() + Duration::from_secs(60);
+            loop {
+                match consumer.committed_offsets(list.clone(), Duration::from_secs(20)) {
+                    Ok(committed) => return committed,
+                    Err(error) if std::time::Instant::now() > patience => panic!("{error}"),
+                    Err(_) => std::thread::sleep(Duration::from_millis(200)),
+                }
+            }
         });
         let offset = |offset: Offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
         committed.await.unwrap().elements().iter().map(|element| (element.partition(), offset(element.offset()))).collect()
