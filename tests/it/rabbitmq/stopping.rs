@@ -61,7 +61,7 @@ async fn a_stop_under_load_hands_back_what_was_not_handled() {
 /// More than twenty kills, on a queue that gives up on what has come back more than twenty times.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_lose_nothing_and_do_nothing_twice_and_the_broker_gives_up_on_nothing() {
-    let (messages, kills) = (configured("KOKSMAT_TEST_EVENTS", 10_000), configured("KOKSMAT_TEST_FAULTS", 24));
+    let (messages, kills) = (configured("KOKSMAT_TEST_EVENTS", 3_000), configured("KOKSMAT_TEST_FAULTS", 24));
     let queue = Queue::quorum().await;
     queue.broker.publish_many(&queue.name, "m", messages).await;
     let inside = Inside::start(Duration::from_millis(1)).await;
