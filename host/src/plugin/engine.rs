@@ -105,7 +105,7 @@ pub fn config(capacity: Capacity) -> Config {
         .memory_guaranteed_dense_image_size(64 << 20)
         // Memory accesses are checked in the guest's code and not by protected pages behind its memory: else every growth of a memory, which is
         // the first thing that most allocators do, and its undoing are calls into the kernel that stop all other threads of the process for
-        // a moment. Two threads were slower than one by that. It costs computing guests about a tenth.
+        // a moment. Two threads were slower than one by that. It costs a small Rust guest that computes about a tenth.
         .signals_based_traps(false)
         .memory_guard_size(0)
         .wasm_memory64(false)

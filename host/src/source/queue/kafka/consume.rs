@@ -584,14 +584,15 @@ impl<'a> Consumption<'a> {
             tokio::select! {
                 biased;
                 Some(answered) = unconstrained(self.in_flight.next()), if !self.in_flight.is_empty() => self.answered(answered),
-                // What is not accepted now comes again.
-                accepted = self.line.accepted(), if !self.line.is_empty() => { self.accepted(&accepted); self.line.retain(|_| false); }
+                accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
                 Some(happening) = self.happened.recv() => if self.happen(happening).is_err() { break },
                 committed = asked(&mut self.committing) => self.committed(committed),
                 // Polled on, or the group takes this member for dead. What comes though everything is paused comes again elsewhere.
                 _ = messages.next() => {}
                 () = tokio::time::sleep_until(wait.into()) => {}
             }
+            // What the store did not take at its last try comes again: a full backlog must not hold up the stop.
+            self.line.retain(|_| false);
             if self.turn().await.is_err() {
                 break;
             }
