@@ -2,41 +2,38 @@
 
 use std::{
     collections::VecDeque,
-    future::pending,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rdkafka::{
-    TopicPartitionList,
-    consumer::{CommitMode, Consumer as _, MessageStream, RebalanceProtocol, StreamConsumer},
+    consumer::{Consumer as _, MessageStream, RebalanceProtocol},
     error::{KafkaError, KafkaResult},
     message::{BorrowedMessage, Message},
 };
 use tokio::{sync::mpsc, task::coop::unconstrained};
 
 use super::{
-    client::{self, Problem, reachable},
+    Consumer, client,
+    commits::{Commits, Committed},
     line::{Line, Waiting},
-    message::{self, Read},
-    partitions::{Partitions, Place, Ticket, list, places},
+    message,
+    partitions::{self, Partitions, Place, Ticket, list, places},
+    probe::Probe,
     rebalance::{Context, Happening},
+    taken::{Answered, Taken},
 };
 use crate::{
-    channel::{Credit, InOrder},
+    channel::Credit,
     config::{Intake, KafkaConfig},
-    event::Event,
     receipt::Answer,
-    source::{SourceContext, SourceError, backoff::Backoff},
+    source::{SourceContext, SourceError},
 };
 
-type Consumer = StreamConsumer<Context>;
 type Messages<'a> = MessageStream<'a, Context>;
 
-/// How often what was handled is committed.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// So many handled events are committed at once, without waiting for [`COMMIT_EVERY`].
+/// So many handled events are committed at once, and fewer when a commit is due.
 const COMMIT_SOON: usize = 500;
 /// How long a stop goes on trying to commit.
 const LAST_COMMITS: Duration = Duration::from_secs(4);
@@ -66,28 +63,13 @@ pub(super) async fn run(config: &KafkaConfig, ctx: SourceContext) -> Result<(), 
     ended.and(left.map_err(SourceError::new))
 }
 
-/// An event that was sent, with what carrying out its answer needs.
-struct Answered {
-    ticket: Ticket,
-    event: Arc<Event>,
-    key: String,
-    answer: Answer,
-}
-
-/// What became of a commit.
-type Committed = (TopicPartitionList, KafkaResult<()>);
-
-/// A message that was taken and waits for a credit.
-struct Taken {
-    ticket: Ticket,
-    read: Read,
-}
-
 /// Partitions that go to others when their calls have ended.
 struct Leaving {
     partitions: Vec<Place>,
-    /// Until then.
-    deadline: Instant,
+    /// How long their calls are waited for.
+    calls_until: Instant,
+    /// How long the broker is asked to confirm what of them is handled.
+    commits_until: Instant,
 }
 
 struct Consumption<'a> {
@@ -102,7 +84,7 @@ struct Consumption<'a> {
     /// Events inside the host, at most one for each credit.
     in_flight: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Events that came back and are sent again after a while. While there is one nothing new is taken.
-    again: FuturesUnordered<BoxFuture<'static, Answered>>,
+    again: FuturesUnordered<BoxFuture<'static, Taken>>,
     /// Events on their way to the store, with `intake = "durable"`.
     line: Line<Ticket>,
     /// Messages that came although there is no credit for them: no more than what was on its way when partitions were paused.
@@ -113,21 +95,17 @@ struct Consumption<'a> {
     stalled: Option<Instant>,
     /// All partitions are paused, and why.
     paused: Option<String>,
-    /// A commit that is on its way, one at a time.
-    committing: Option<BoxFuture<'static, Committed>>,
-    commit_due: Instant,
+    commits: Commits,
     look_due: Instant,
-    /// The question whether the brokers answer, while it is asked.
-    probe: Option<BoxFuture<'static, Result<Arc<str>, Problem>>>,
-    /// What the library said last.
-    said: Option<String>,
-    backoff: Backoff,
+    probe: Probe,
 }
 
 impl<'a> Consumption<'a> {
     fn new(config: &'a KafkaConfig, ctx: SourceContext, consumer: Arc<Consumer>, happened: mpsc::Receiver<Happening>) -> Self {
         let now = Instant::now();
         let line = Line::new(ctx.clone(), config.backlog);
+        let commits = Commits::new(consumer.clone(), now);
+        let probe = Probe::new(consumer.clone(), &config.topics);
         Self {
             config,
             ctx,
@@ -143,12 +121,9 @@ impl<'a> Consumption<'a> {
             starving: None,
             stalled: None,
             paused: None,
-            committing: None,
-            commit_due: now + COMMIT_EVERY,
+            commits,
             look_due: now,
-            probe: None,
-            said: None,
-            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
+            probe,
         }
     }
 
@@ -167,10 +142,10 @@ impl<'a> Consumption<'a> {
                 () = stopping.cancelled() => {}
                 Some(happening) = self.happened.recv() => self.happen(happening)?,
                 Some(answered) = unconstrained(self.in_flight.next()), if !self.in_flight.is_empty() => self.answered_many(answered),
-                Some(answered) = self.again.next(), if !self.again.is_empty() => self.answered(answered),
+                Some(taken) = self.again.next(), if !self.again.is_empty() => self.send_again(taken).await,
                 accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
-                probed = asked(&mut self.probe) => self.probed(probed),
-                committed = asked(&mut self.committing) => self.committed(committed),
+                answer = self.probe.answer() => self.probed(answer),
+                committed = self.commits.committed() => self.committed(committed),
                 credit = acquire(&self.ctx), if self.starving.is_some() && self.paused.is_none() => self.fed(Some(credit)).await,
                 () = half_free(&self.ctx), if self.starving.is_some() && self.paused.is_some() => self.fed(None).await,
                 message = messages.next(), if self.polls() => if let Some(message) = message { self.take(message, messages).await? },
@@ -185,64 +160,29 @@ impl<'a> Consumption<'a> {
     /// Wait until the brokers answer and the topics are there. `false`: the stop came first.
     async fn connect(&mut self, messages: &mut Messages<'_>) -> bool {
         let stopping = self.ctx.stopping().clone();
-        let mut retry = Instant::now();
+        self.probe.ask();
         loop {
-            if self.probe.is_none() && Instant::now() >= retry {
-                self.ask();
-            }
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return false,
-                Some(happening) = self.happened.recv() => if let Happening::Problem(Some(said)) = happening { self.said = Some(said) },
-                probed = asked(&mut self.probe) => match probed {
+                Some(happening) = self.happened.recv() => if let Happening::Problem(said) = happening { self.probe.hear(said) },
+                answer = self.probe.answer() => match answer {
                     Ok(cluster) => {
                         self.cluster = cluster;
-                        self.backoff.reset();
                         return true;
                     }
-                    Err(problem) => {
-                        retry = Instant::now() + self.backoff.after_failure();
-                        self.unreachable(problem);
-                    }
+                    Err(why) => self.ctx.unready(why),
                 },
                 // Nothing is subscribed to: this is for what the library has to say.
                 _ = messages.next() => {}
-                () = tokio::time::sleep_until(retry.into()), if self.probe.is_none() => {}
             }
         }
     }
 
-    /// Ask whether the brokers answer, beside everything else.
-    fn ask(&mut self) {
-        let (consumer, topics) = (self.consumer.clone(), self.config.topics.clone());
-        let asked = tokio::task::spawn_blocking(move || reachable(consumer.client(), &topics));
-        self.probe = Some(asked.map(|asked| asked.unwrap_or_else(|error| Err(Problem::Silent(error.to_string())))).boxed());
-    }
-
-    fn unreachable(&mut self, problem: Problem) {
-        match problem {
-            Problem::Topic(why) => self.ctx.unready(why),
-            Problem::Silent(why) => self.ctx.unready(self.said.clone().unwrap_or(why)),
-        }
-    }
-
-    fn probed(&mut self, probed: Result<Arc<str>, Problem>) {
-        match probed {
-            Ok(_) => {
-                self.said = None;
-                self.backoff.reset();
-                self.ctx.ready();
-            }
-            Err(problem) => {
-                self.unreachable(problem);
-                let (consumer, topics, wait) = (self.consumer.clone(), self.config.topics.clone(), self.backoff.after_failure());
-                let again = async move {
-                    tokio::time::sleep(wait).await;
-                    let asked = tokio::task::spawn_blocking(move || reachable(consumer.client(), &topics)).await;
-                    asked.unwrap_or_else(|error| Err(Problem::Silent(error.to_string())))
-                };
-                self.probe = Some(again.boxed());
-            }
+    fn probed(&self, answer: Result<Arc<str>, String>) {
+        match answer {
+            Ok(_) => self.ctx.ready(),
+            Err(why) => self.ctx.unready(why),
         }
     }
 
@@ -254,8 +194,10 @@ impl<'a> Consumption<'a> {
     /// When the loop has to look around though nothing happened.
     fn next_deadline(&self) -> Instant {
         let grace = self.starving.into_iter().chain(self.stalled).min().filter(|_| self.paused.is_none()).map(|since| since + GRACE);
-        let leaving = self.leaving.front().map(|leaving| leaving.deadline);
-        [Some(self.commit_due), Some(self.look_due), grace, leaving].into_iter().flatten().min().unwrap_or(self.commit_due)
+        let now = Instant::now();
+        let leaving =
+            self.leaving.front().map(|leaving| if now < leaving.calls_until { leaving.calls_until } else { leaving.commits_until });
+        [self.commits.next(now), grace, leaving].into_iter().flatten().fold(self.look_due, Instant::min)
     }
 
     /// What is due after whatever happened.
@@ -277,11 +219,9 @@ impl<'a> Consumption<'a> {
             self.look_due = now + LOOK;
             self.look().await;
         }
-        self.let_go(now).await;
-        if self.committing.is_none()
-            && (now >= self.commit_due || self.partitions.uncommitted() >= COMMIT_SOON.min(self.config.commit_batch / 2))
-        {
-            self.commit();
+        self.let_go(now);
+        if self.commits.are_due(now, self.partitions.uncommitted() >= COMMIT_SOON.min(self.config.commit_batch / 2)) {
+            self.commit(now);
         }
         if self.stalled.is_some() && !self.unconfirmed() {
             self.stalled = None;
@@ -292,17 +232,16 @@ impl<'a> Consumption<'a> {
         Ok(())
     }
 
-    /// Commit what is new, beside everything else. Not by the library's asynchronous commit, which does not tell what became of it.
-    fn commit(&mut self) {
-        self.commit_due = Instant::now() + COMMIT_EVERY;
-        let Some(offsets) = self.partitions.next_commit(None) else { return };
-        self.committing = Some(commit(self.consumer.clone(), offsets).boxed());
+    /// Commit what is new, beside everything else.
+    fn commit(&mut self, now: Instant) {
+        let offsets = self.partitions.next_commit(None);
+        self.commits.commit(now, offsets);
     }
 
     fn committed(&mut self, (offsets, committed): Committed) {
         match committed {
-            Ok(()) => self.partitions.confirm(&super::partitions::offsets(&offsets)),
-            // The next time it is tried again, or the partitions are somebody else's by then.
+            Ok(()) => self.partitions.confirm(&partitions::offsets(&offsets)),
+            // It is tried again after a while, or the partitions are somebody else's by then.
             Err(error) => {
                 let origin = self.ctx.origin();
                 tracing::debug!(tenant = %origin.tenant, source = %origin.source, %error, "offsets were not committed and will be again");
@@ -361,7 +300,7 @@ impl<'a> Consumption<'a> {
             let _ = self.consumer.pause(&list(&[(topic.to_owned(), partition)]));
             self.show();
         }
-        let taken = Taken { ticket, read: message::read(message, &self.cluster) };
+        let taken = Taken::new(ticket, message::read(message, &self.cluster));
         if !self.waiting.is_empty() || !self.again.is_empty() || self.unconfirmed() {
             if self.unconfirmed() {
                 self.stalled.get_or_insert_with(Instant::now);
@@ -402,20 +341,28 @@ impl<'a> Consumption<'a> {
     }
 
     async fn send(&mut self, taken: Taken, credit: Credit) {
-        let Taken { ticket, read: Read { event, key, invalid } } = taken;
-        if !self.partitions.holds(&ticket) {
+        if !self.partitions.enter(&taken.ticket) {
             return;
         }
-        let event = Arc::new(event);
-        let sent = Sent { ctx: self.ctx.clone(), ticket, event, key };
-        if let Some(why) = invalid {
-            self.in_flight.push(sent.dead(why.to_string(), credit).boxed());
+        if taken.is_invalid() {
+            self.in_flight.push(taken.dead(self.ctx.clone(), credit).boxed());
         } else if self.config.intake == Intake::Durable {
-            let Sent { ticket, event, key, .. } = sent;
+            let Taken { ticket, event, key, .. } = taken;
             self.line.push(Waiting { of: ticket, event, key, _credit: credit });
         } else {
-            let handled = sent.handle(credit).await;
+            let handled = taken.handle(&self.ctx, credit).await;
             self.in_flight.push(handled.boxed());
+        }
+    }
+
+    /// What came back has waited long enough.
+    async fn send_again(&mut self, taken: Taken) {
+        match self.ctx.credits().try_acquire() {
+            Some(credit) => self.send(taken, credit).await,
+            None => {
+                self.starving.get_or_insert_with(Instant::now);
+                self.waiting.push_front(taken);
+            }
         }
     }
 
@@ -431,14 +378,19 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    fn answered(&mut self, answered: Answered) {
-        let Answered { ticket, event, key, answer } = answered;
+    fn answered(&mut self, Answered { taken, answer }: Answered) {
         match answer {
-            Answer::Done { .. } | Answer::Dead { .. } => self.resolve(&ticket),
-            Answer::Again { .. } if self.ctx.stopping().is_cancelled() || !self.partitions.holds(&ticket) => {}
+            Answer::Done { .. } | Answer::Dead { .. } => self.resolve(&taken.ticket),
             Answer::Again { after, .. } => {
-                let sent = Sent { ctx: self.ctx.clone(), ticket, event, key };
-                let again = sent.again(after.unwrap_or(AGAIN));
+                self.partitions.come_back(&taken.ticket);
+                if self.ctx.stopping().is_cancelled() || !self.partitions.holds(&taken.ticket) {
+                    return;
+                }
+                let wait = after.unwrap_or(AGAIN);
+                let again = async move {
+                    tokio::time::sleep(wait).await;
+                    taken
+                };
                 self.again.push(again.boxed());
                 if self.paused.is_none() {
                     self.pause("events came back and are sent again".to_owned());
@@ -498,22 +450,8 @@ impl<'a> Consumption<'a> {
     fn happen(&mut self, happening: Happening) -> Result<(), SourceError> {
         match happening {
             Happening::Assign(partitions) => self.assign(&partitions)?,
-            Happening::Revoke { partitions, lost } => {
-                self.partitions.leave(&partitions);
-                let _ = self.consumer.pause(&list(&partitions));
-                let deadline = Instant::now() + if lost { Duration::ZERO } else { self.config.patience() };
-                if lost {
-                    // They are somebody else's already: what is answered now commits nothing.
-                    self.partitions.forget(&partitions);
-                }
-                self.leaving.push_back(Leaving { partitions, deadline });
-            }
-            Happening::Problem(said) => {
-                self.said = said.or(self.said.take());
-                if self.probe.is_none() {
-                    self.ask();
-                }
-            }
+            Happening::Revoke { partitions, lost } => self.revoke(partitions, lost),
+            Happening::Problem(said) => self.probe.hear(said),
         }
         Ok(())
     }
@@ -533,40 +471,49 @@ impl<'a> Consumption<'a> {
         Ok(())
     }
 
-    /// Let go of partitions whose calls have ended or have had their time.
-    async fn let_go(&mut self, now: Instant) {
+    /// Take nothing more of these. What is inside the host goes on; what is not there yet comes again where they go.
+    fn revoke(&mut self, partitions: Vec<Place>, lost: bool) {
+        self.partitions.leave(&partitions);
+        let _ = self.consumer.pause(&list(&partitions));
+        let patience = if lost { Duration::ZERO } else { self.config.patience() };
+        if lost {
+            // They are somebody else's already: what is answered now commits nothing.
+            self.partitions.forget(&partitions);
+        }
+        self.waiting.retain(|taken| self.partitions.holds(&taken.ticket));
+        let returned = self.line.remove(|ticket| !self.partitions.holds(ticket));
+        returned.iter().for_each(|ticket| self.partitions.come_back(ticket));
+        let calls_until = Instant::now() + patience;
+        self.leaving.push_back(Leaving { partitions, calls_until, commits_until: calls_until + patience });
+    }
+
+    /// Let go of partitions whose calls have ended or have had their time, when the broker has what was handled of them.
+    fn let_go(&mut self, now: Instant) {
         while let Some(leaving) = self.leaving.front() {
-            if now < leaving.deadline && !self.partitions.are_settled(&leaving.partitions) {
+            if now < leaving.calls_until && !self.partitions.are_settled(&leaving.partitions) {
                 return;
             }
+            if now < leaving.commits_until {
+                if !self.commits.may(now) {
+                    return;
+                }
+                if let Some(offsets) = self.partitions.next_commit(Some(&leaving.partitions)) {
+                    return self.commits.commit(now, Some(offsets));
+                }
+            }
             let Some(Leaving { partitions, .. }) = self.leaving.pop_front() else { return };
-            self.commit_now(&partitions).await;
-            self.partitions.forget(&partitions);
-            self.waiting.retain(|taken| self.partitions.holds(&taken.ticket));
-            self.line.retain(|ticket| self.partitions.holds(ticket));
+            let origin = self.ctx.origin();
+            let again = self.partitions.forget(&partitions);
+            if again > 0 {
+                tracing::warn!(tenant = %origin.tenant, source = %origin.source, events = again, "handled and not committed: these events come again");
+            }
             let let_go = match self.consumer.rebalance_protocol() {
                 RebalanceProtocol::Cooperative => self.consumer.incremental_unassign(&list(&partitions)),
                 _ => self.consumer.unassign(),
             };
-            let origin = self.ctx.origin();
             tracing::info!(tenant = %origin.tenant, source = %origin.source, partitions = partitions.len(), "partitions let go");
             if let Err(error) = let_go {
                 tracing::warn!(tenant = %origin.tenant, source = %origin.source, %error, "partitions could not be let go of");
-            }
-        }
-    }
-
-    /// Commit and wait until the broker has it.
-    async fn commit_now(&mut self, partitions: &[Place]) {
-        // What is on its way may not arrive.
-        self.partitions.commit_failed(partitions);
-        let Some(offsets) = self.partitions.next_commit(Some(partitions)) else { return };
-        let (offsets, committed) = commit(self.consumer.clone(), offsets).await;
-        match committed {
-            Ok(()) => self.partitions.confirm(&super::partitions::offsets(&offsets)),
-            Err(error) => {
-                let origin = self.ctx.origin();
-                tracing::warn!(tenant = %origin.tenant, source = %origin.source, %error, "offsets were not committed: what was handled comes again");
             }
         }
     }
@@ -577,8 +524,8 @@ impl<'a> Consumption<'a> {
     async fn finish(&mut self, messages: &mut Messages<'_>) {
         self.again = FuturesUnordered::new();
         self.waiting.clear();
-        self.line.retain(|_| false);
         self.pause("the host stops".to_owned());
+        self.empty_line();
         while !self.in_flight.is_empty() || !self.line.is_empty() {
             let wait = self.next_deadline();
             tokio::select! {
@@ -586,34 +533,34 @@ impl<'a> Consumption<'a> {
                 Some(answered) = unconstrained(self.in_flight.next()), if !self.in_flight.is_empty() => self.answered(answered),
                 accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
                 Some(happening) = self.happened.recv() => if self.happen(happening).is_err() { break },
-                committed = asked(&mut self.committing) => self.committed(committed),
+                committed = self.commits.committed() => self.committed(committed),
                 // Polled on, or the group takes this member for dead. What comes though everything is paused comes again elsewhere.
                 _ = messages.next() => {}
                 () = tokio::time::sleep_until(wait.into()) => {}
             }
             // What the store did not take at its last try comes again: a full backlog must not hold up the stop.
-            self.line.retain(|_| false);
+            self.empty_line();
             if self.turn().await.is_err() {
                 break;
             }
         }
         // A rebalance may be on, and the broker confirms no commit before it is over.
         let give_up = Instant::now() + LAST_COMMITS;
-        self.commit_due = Instant::now();
+        self.commits.hasten(Instant::now());
         while self.partitions.uncommitted() > 0 && Instant::now() < give_up {
-            if self.committing.is_none() && Instant::now() >= self.commit_due {
-                self.commit();
-                self.commit_due = Instant::now() + LAST_COMMITS / 20;
+            let now = Instant::now();
+            self.let_go(now);
+            if self.commits.are_due(now, false) {
+                self.commit(now);
             }
             let wait = self.next_deadline().min(give_up);
             tokio::select! {
                 biased;
                 Some(happening) = self.happened.recv() => if self.happen(happening).is_err() { break },
-                committed = asked(&mut self.committing) => self.committed(committed),
+                committed = self.commits.committed() => self.committed(committed),
                 _ = messages.next() => {}
                 () = tokio::time::sleep_until(wait.into()) => {}
             }
-            self.let_go(Instant::now()).await;
         }
         let again = self.partitions.uncommitted();
         if again > 0 {
@@ -622,43 +569,12 @@ impl<'a> Consumption<'a> {
         }
         self.ctx.held_back(None);
     }
-}
 
-/// An event on its way into the host.
-struct Sent {
-    ctx: SourceContext,
-    ticket: Ticket,
-    event: Arc<Event>,
-    key: String,
-}
-
-impl Sent {
-    /// Send it through the control channel; the answer is still to come.
-    async fn handle(self, credit: Credit) -> impl Future<Output = Answered> + Send + 'static {
-        let Self { ctx, ticket, event, key } = self;
-        let place = InOrder { line: ticket.line.clone(), at: ticket.offset };
-        let pending = ctx.send_in_order(event.clone(), key.clone(), place, credit).await;
-        async move { Answered { ticket, event, key, answer: pending.answer().await } }
+    /// What is not on its way to the store yet comes again.
+    fn empty_line(&mut self) {
+        let returned = self.line.remove(|_| true);
+        returned.iter().for_each(|ticket| self.partitions.come_back(ticket));
     }
-
-    /// Keep it as a dead letter.
-    async fn dead(self, reason: String, credit: Credit) -> Answered {
-        let Self { ctx, ticket, event, key } = self;
-        let kept = ctx.dead_letter(Event::clone(&event), Some(key.clone()), reason.clone()).await;
-        drop(credit);
-        Answered { ticket, event, key, answer: if kept.is_ok() { Answer::Dead { reason } } else { again() } }
-    }
-
-    /// The same after a while, when it came back.
-    async fn again(self, after: Duration) -> Answered {
-        tokio::time::sleep(after).await;
-        let credit = self.ctx.credits().acquire().await;
-        self.handle(credit).await.await
-    }
-}
-
-fn again() -> Answer {
-    Answer::Again { after: None, cause: crate::receipt::Cause::Host }
 }
 
 /// Half of the credits: a pause for each event would fetch everything again.
@@ -668,21 +584,4 @@ async fn half_free(ctx: &SourceContext) {
 
 async fn acquire(ctx: &SourceContext) -> Credit {
     ctx.credits().acquire().await
-}
-
-/// Commit, and wait until the broker has it.
-async fn commit(consumer: Arc<Consumer>, offsets: TopicPartitionList) -> Committed {
-    let committing = tokio::task::spawn_blocking(move || {
-        let committed = consumer.commit(&offsets, CommitMode::Sync);
-        (offsets, committed)
-    });
-    committing.await.unwrap_or_else(|_| (TopicPartitionList::new(), Err(KafkaError::Canceled)))
-}
-
-/// The answer to a question, once; forever pending while none is asked.
-pub(super) async fn asked<T>(question: &mut Option<BoxFuture<'static, T>>) -> T {
-    let Some(asking) = question else { return pending().await };
-    let answer = asking.await;
-    *question = None;
-    answer
 }

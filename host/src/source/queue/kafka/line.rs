@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::consume::asked;
+use super::asked;
 use crate::{
     channel::Credit,
     event::Event,
@@ -56,9 +56,12 @@ impl<T: Send + 'static> Line<T> {
         self.waiting.push_back(waiting);
     }
 
-    /// Keep only what is still wanted. What is on its way to the store arrives there.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
-        self.waiting.retain(|waiting| wanted(&waiting.of));
+    /// Take out what is not wanted any more. What is on its way to the store arrives there.
+    pub(super) fn remove(&mut self, unwanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let (removed, kept) = self.waiting.drain(..).partition(|waiting| unwanted(&waiting.of));
+        self.waiting = kept;
+        let removed: VecDeque<Waiting<T>> = removed;
+        removed.into_iter().map(|waiting| waiting.of).collect()
     }
 
     /// Nothing waits and nothing is on its way.

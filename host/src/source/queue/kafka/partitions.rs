@@ -40,6 +40,8 @@ struct Partition {
     epoch: u64,
     line: Arc<str>,
     offsets: Offsets,
+    /// How many of its events are inside the host: sent, and not answered yet.
+    inside: usize,
     /// It was revoked and is let go of when its calls have ended: nothing of it is taken.
     leaving: bool,
     /// Its span is used up: it is paused.
@@ -53,7 +55,7 @@ impl Partitions {
         for (topic, partition) in places {
             let of = self.topics.entry(topic.clone()).or_insert_with(|| Topic { name: topic.as_str().into(), partitions: HashMap::new() });
             let line = format!("{topic}/{partition}#{}", self.epoch).into();
-            let fresh = Partition { epoch: self.epoch, line, offsets: Offsets::default(), leaving: false, full: false };
+            let fresh = Partition { epoch: self.epoch, line, offsets: Offsets::default(), inside: 0, leaving: false, full: false };
             let before = of.partitions.insert(*partition, fresh);
             self.uncommitted -= before.map_or(0, |before| before.offsets.uncommitted());
         }
@@ -68,8 +70,10 @@ impl Partitions {
         }
     }
 
-    /// These are assigned no more: what is answered from now on commits nothing.
-    pub(super) fn forget(&mut self, places: &[Place]) {
+    /// These are assigned no more: what is answered from now on commits nothing. How many of their events are handled and not known to be
+    /// committed.
+    pub(super) fn forget(&mut self, places: &[Place]) -> usize {
+        let before = self.uncommitted;
         for (topic, partition) in places {
             if let Some(of) = self.topics.get_mut(topic) {
                 let gone = of.partitions.remove(partition);
@@ -79,6 +83,7 @@ impl Partitions {
                 }
             }
         }
+        before - self.uncommitted
     }
 
     /// A message is taken. None: its partition is not this member's (any more), or it was taken before.
@@ -88,10 +93,27 @@ impl Partitions {
         found.offsets.take(offset).then(|| Ticket { topic: name.clone(), partition, offset, line: found.line.clone(), epoch: found.epoch })
     }
 
-    /// An event is handled, parked or dead.
+    /// An event goes into the host. `false`: it must not, its partition is not this member's any more.
+    pub(super) fn enter(&mut self, ticket: &Ticket) -> bool {
+        let enters = self.holds(ticket);
+        if let Some(partition) = self.of(ticket).filter(|_| enters) {
+            partition.inside += 1;
+        }
+        enters
+    }
+
+    /// An event came out of the host and is not handled.
+    pub(super) fn come_back(&mut self, ticket: &Ticket) {
+        if let Some(partition) = self.of(ticket) {
+            partition.inside -= 1;
+        }
+    }
+
+    /// An event came out of the host and is handled, parked or dead.
     pub(super) fn resolve(&mut self, ticket: &Ticket) {
-        let found = self.get_mut(&ticket.topic, ticket.partition).filter(|found| found.epoch == ticket.epoch);
-        let resolved = found.is_some_and(|partition| partition.offsets.resolve(ticket.offset));
+        let Some(partition) = self.of(ticket) else { return };
+        partition.inside -= 1;
+        let resolved = partition.offsets.resolve(ticket.offset);
         self.uncommitted += usize::from(resolved);
     }
 
@@ -137,9 +159,9 @@ impl Partitions {
         }
     }
 
-    /// Nothing of these is in flight.
+    /// Nothing of these is inside the host. What was taken and did not get there comes again where they go.
     pub(super) fn are_settled(&self, places: &[Place]) -> bool {
-        places.iter().all(|(topic, partition)| self.get(topic, *partition).is_none_or(|found| found.offsets.is_settled()))
+        places.iter().all(|(topic, partition)| self.get(topic, *partition).is_none_or(|found| found.inside == 0))
     }
 
     /// Whether this partition has just used up its span: then it has to be paused.
@@ -179,6 +201,11 @@ impl Partitions {
             numbers.map(|number| (topic.clone(), number)).collect::<Vec<_>>()
         };
         self.topics.iter().flat_map(of).collect()
+    }
+
+    /// The partition of a ticket, if its assignment still holds.
+    fn of(&mut self, ticket: &Ticket) -> Option<&mut Partition> {
+        self.get_mut(&ticket.topic, ticket.partition).filter(|found| found.epoch == ticket.epoch)
     }
 
     fn get(&self, topic: &str, partition: i32) -> Option<&Partition> {
@@ -222,6 +249,12 @@ mod tests {
         ("orders".into(), partition)
     }
 
+    fn take(partitions: &mut Partitions, partition: i32, offset: i64) -> Ticket {
+        let ticket = partitions.take("orders", partition, offset).unwrap();
+        assert!(partitions.enter(&ticket));
+        ticket
+    }
+
     fn committed(list: Option<TopicPartitionList>) -> Vec<(i32, Option<i64>)> {
         let list = list.map(|list| list.elements().iter().map(|e| (e.partition(), e.offset().to_raw())).collect::<Vec<_>>());
         list.unwrap_or_default()
@@ -231,10 +264,10 @@ mod tests {
     fn an_answer_after_the_partition_was_lost_commits_nothing() {
         let mut partitions = Partitions::default();
         partitions.assign(&[place(0)]);
-        let old = partitions.take("orders", 0, 7).unwrap();
+        let old = take(&mut partitions, 0, 7);
         partitions.forget(&[place(0)]);
         partitions.assign(&[place(0)]);
-        let new = partitions.take("orders", 0, 7).unwrap();
+        let new = take(&mut partitions, 0, 7);
         partitions.resolve(&old);
         assert!(!partitions.holds(&old) && partitions.holds(&new));
         assert_eq!(committed(partitions.next_commit(None)), [], "the other assignment's 7 is not handled");
@@ -246,13 +279,16 @@ mod tests {
     fn what_leaves_is_committed_and_gets_nothing_new() {
         let mut partitions = Partitions::default();
         partitions.assign(&[place(0), place(1)]);
-        let first = partitions.take("orders", 0, 1).unwrap();
+        let (first, second) = (take(&mut partitions, 0, 1), take(&mut partitions, 0, 2));
+        let waiting = partitions.take("orders", 0, 3).unwrap();
         partitions.leave(&[place(0)]);
-        assert_eq!(partitions.take("orders", 0, 2), None);
+        assert_eq!(partitions.take("orders", 0, 4), None);
         assert!(partitions.take("orders", 1, 2).is_some());
-        assert!(!partitions.are_settled(&[place(0)]));
+        assert!(!partitions.enter(&waiting), "it comes again elsewhere");
         partitions.resolve(&first);
-        assert!(partitions.are_settled(&[place(0)]));
+        assert!(!partitions.are_settled(&[place(0)]));
+        partitions.come_back(&second);
+        assert!(partitions.are_settled(&[place(0)]), "what did not get into the host is not waited for");
         assert_eq!(committed(partitions.next_commit(Some(&[place(0)]))), [(0, Some(2))]);
         partitions.forget(&[place(0)]);
         assert_eq!(partitions.all(), [place(1)]);
@@ -262,7 +298,7 @@ mod tests {
     fn a_partition_whose_span_is_used_up_waits_until_half_of_it_is_free() {
         let mut partitions = Partitions::default();
         partitions.assign(&[place(0)]);
-        let tickets: Vec<_> = (0..4).map(|offset| partitions.take("orders", 0, offset).unwrap()).collect();
+        let tickets: Vec<_> = (0..4).map(|offset| take(&mut partitions, 0, offset)).collect();
         assert!(partitions.fills("orders", 0, 4) && !partitions.fills("orders", 0, 4), "once");
         assert_eq!(partitions.open(), []);
         partitions.resolve(&tickets[0]);
