@@ -8,5 +8,5 @@ cargo build --locked -p koksmat
 it() { tests/services/services.sh run cargo test --locked -p koksmat-tests --test it -- --test-threads=1 --nocapture "$@"; }
 
 KOKSMAT_TEST_EVENTS=200000 KOKSMAT_TEST_FAULTS=30 it kafka::faults::hosts_that_are_killed
-KOKSMAT_TEST_EVENTS=50000 KOKSMAT_TEST_FAULTS=24 it rabbitmq::stopping::kills_lose
+KOKSMAT_TEST_EVENTS=50000 KOKSMAT_TEST_FAULTS=50 it rabbitmq::faults
 KOKSMAT_TEST_GONE=60 it kafka::gone::a_broker_that_is_gone

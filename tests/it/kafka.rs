@@ -72,12 +72,3 @@ async fn passes(topic: &Topic, group: &str, offsets: i64) {
 async fn coordinates(topic: &Topic) -> HashSet<String> {
     topic.read().await.iter().map(|found| format!("{}/{}/{}", topic.name, found.partition, found.offset)).collect()
 }
-
-/// A host that is stopped ends well, with its ledger in balance.
-async fn stopped(process: Process) -> serde_json::Value {
-    let ended = process.stop().await;
-    assert_eq!(ended.code, Some(0), "{}", ended.said());
-    // What a failing test needs to be understood.
-    ended.log.iter().filter(|line| line.contains("WARN") || line.contains("consume")).for_each(|line| println!("{line}"));
-    ended.ledger()["ledger"].clone()
-}

@@ -4,12 +4,13 @@
 //! the tests give their quorum queues the one that RabbitMQ 4 has, 20.
 
 use koksmat_tests::{
-    Folder, Process,
+    Folder,
     rabbitmq::{Rabbitmq, name, text},
     until,
 };
 
 mod failing;
+mod faults;
 mod messages;
 mod publishing;
 mod stopping;
@@ -83,18 +84,4 @@ fn repeated(folder: &Folder) -> i64 {
 
 async fn until_handled(folder: &Folder, count: usize) {
     until(&format!("{count} events to be handled"), || async { (handled(folder) >= count).then_some(()) }).await;
-}
-
-/// Stop it, and see that everything is accounted for.
-async fn stop(host: Process) -> serde_json::Value {
-    let ended = host.stop().await;
-    assert_eq!(ended.code, Some(0), "{}", ended.said());
-    let ledger = ended.ledger();
-    assert_eq!(ledger["ledger"]["balanced"], true, "{ledger}");
-    ledger["ledger"].clone()
-}
-
-/// A number from the environment: the tests prove more with larger ones, and CI has no hour for it.
-fn configured(variable: &str, default: usize) -> usize {
-    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
 }

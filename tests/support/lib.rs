@@ -1,8 +1,9 @@
 //! What the tests of the promises speak: a host under test, in this process or as the real binary, guests, and servers that count.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stdout, missing_docs, reason = "tests")]
 
 pub mod clients;
 pub mod databases;
+pub mod fleet;
 pub mod folder;
 pub mod guests;
 pub mod host;
@@ -16,6 +17,7 @@ pub mod services;
 pub mod traffic;
 pub mod witness;
 
+pub use fleet::Fleet;
 pub use folder::Folder;
 pub use host::TestHost;
 pub use inside::Inside;

@@ -179,6 +179,17 @@ impl Process {
         self.ended().await
     }
 
+    /// SIGTERM, and see that it ends well with its ledger in balance. The ledger.
+    pub async fn stops_well(self) -> serde_json::Value {
+        let ended = self.stop().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.said());
+        // What a failing test needs to be understood.
+        ended.log.iter().filter(|line| line.contains("WARN")).for_each(|line| println!("{line}"));
+        let ledger = ended.ledger()["ledger"].clone();
+        assert_eq!(ledger["balanced"], true, "{ledger}");
+        ledger
+    }
+
     /// Wait for the end.
     pub async fn ended(mut self) -> Ended {
         let mut stdout = String::new();

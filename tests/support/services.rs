@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rand::{SeedableRng, rngs::StdRng};
+
 /// A file that the services share with the tests: `certificates/ca.pem`, for instance.
 ///
 /// A test that needs services fails without them; it is never skipped.
@@ -25,4 +27,11 @@ pub fn other_ca() -> PathBuf {
 /// A figure that the environment may raise: CI runs the small one.
 pub fn figure(name: &str, small: usize) -> usize {
     std::env::var(name).ok().map_or(small, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Chance, which `KOKSMAT_TEST_SEED` repeats.
+pub fn random() -> StdRng {
+    let seed = figure("KOKSMAT_TEST_SEED", rand::random::<u16>().into());
+    println!("KOKSMAT_TEST_SEED={seed}");
+    StdRng::seed_from_u64(seed as u64)
 }

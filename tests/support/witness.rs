@@ -5,6 +5,7 @@ use std::{
     hash::Hash,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{Router, extract::State, routing::post};
@@ -70,13 +71,31 @@ impl Witness {
         crate::within(&what, count.wait_for(|count| *count >= at_least)).await.unwrap();
     }
 
+    /// How many different things were heard.
+    pub fn different(&self) -> usize {
+        self.heard.all.lock().unwrap().iter().collect::<HashSet<_>>().len()
+    }
+
     /// Wait until so many different things were heard.
     pub async fn hears_all(&self, different: usize) {
-        crate::until(&format!("{different} different reports"), || async {
-            let heard = self.heard();
-            (heard.iter().collect::<HashSet<_>>().len() >= different).then_some(())
-        })
-        .await;
+        assert!(self.hears_all_within(different, crate::PATIENCE).await, "waited in vain for {different} different reports");
+    }
+
+    /// The same, for as long as the caller says. `false`: in vain.
+    pub async fn hears_all_within(&self, different: usize, patience: Duration) -> bool {
+        let mut count = self.heard.count.subscribe();
+        let all = async {
+            loop {
+                let have = self.different();
+                if have >= different {
+                    return;
+                }
+                // So many more are needed at least.
+                let least = *count.borrow() + different - have;
+                let _ = count.wait_for(|count| *count >= least).await;
+            }
+        };
+        tokio::time::timeout(patience, all).await.is_ok()
     }
 }
 

@@ -30,7 +30,7 @@ async fn out_of_credits_partitions_are_paused_the_member_stays_and_it_is_said_wh
     assert_eq!(topic.committed(&group).await.values().sum::<i64>(), 0, "nothing is handled yet");
     inside.keep_for(std::time::Duration::ZERO);
     koksmat_tests::until("all events to be handled", || async { (inside.entered().len() == 24).then_some(()) }).await;
-    let ledger = stopped(process).await;
+    let ledger = process.stops_well().await;
     assert_eq!(ledger["done"], 24);
     assert_eq!(topic.committed(&group).await, topic.ends().await);
 }
@@ -62,7 +62,7 @@ async fn behind_an_event_that_is_not_handled_no_more_is_taken_than_the_span() {
     assert!(witness.count() <= 59, "0 to 9, and of 11 to 59 what was taken before the span was used up: {}", witness.count());
     inside.keep_for(std::time::Duration::ZERO);
     witness.hears(299).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(topic.committed(&group).await, topic.ends().await);
 }
 
@@ -92,7 +92,7 @@ async fn with_durable_intake_an_offset_is_committed_when_the_event_is_in_the_sto
     inside.keep_for(std::time::Duration::ZERO);
     let process = Process::start(&folder).await;
     witness.hears_all(40).await;
-    stopped(process).await;
+    process.stops_well().await;
     let heard = witness.heard();
     let numbers = heard.iter().map(|line| line.split_once(' ').unwrap()).map(|(key, n)| (key.to_owned(), n.parse().unwrap()));
     assert_eq!(koksmat_tests::witness::out_of_order(numbers), None, "tasks of a key keep its order");

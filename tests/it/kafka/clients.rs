@@ -16,7 +16,7 @@ async fn a_transaction_arrives_when_it_is_committed_and_one_that_is_aborted_neve
     let folder = told(folder(&group, &[&topic.name], ""), &witness, "event.id + \" \" + event.text()", "");
     let process = Process::start(&folder).await;
     witness.hears(4).await;
-    stopped(process).await;
+    process.stops_well().await;
     // 2 and 5 are the markers that end a transaction, 3 and 4 what was aborted, 7 is a marker again.
     let expected = [(0, "committed 1"), (1, "committed 2"), (6, "committed 3"), (8, "plain")];
     let expected: HashSet<String> = expected.iter().map(|(offset, text)| format!("{}/0/{offset} {text}", topic.name)).collect();
@@ -26,7 +26,7 @@ async fn a_transaction_arrives_when_it_is_committed_and_one_that_is_aborted_neve
     let process = Process::start(&folder).await;
     topic.produce([("a", "later")]).await;
     witness.hears(5).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(witness.count(), 5);
 }
 
@@ -40,7 +40,7 @@ async fn bytes_that_are_no_text_and_what_is_not_there_arrive_as_they_are() {
     let tell = "JSON.stringify([event.id.split(\"/\").pop(), event.subject ?? null, Array.from(event.bytes()), event.headers])";
     let process = Process::start(&told(folder(&group, &[&topic.name], ""), &witness, tell, "order = \"source\"")).await;
     witness.hears(3).await;
-    stopped(process).await;
+    process.stops_well().await;
     let mut heard: Vec<serde_json::Value> = witness.heard().iter().map(|event| serde_json::from_str(event).unwrap()).collect();
     heard.sort_by_key(|event| event[0].as_str().unwrap().to_owned());
     assert_eq!((&heard[0][1], &heard[0][2]), (&"gone".into(), &serde_json::json!([])), "{heard:?}");
@@ -69,7 +69,7 @@ async fn settings_of_the_library_are_passed_through() {
     topic.grow(3).await;
     topic.produce((0..30).map(|n| (format!("k{n}"), "more"))).await;
     witness.hears(31).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(witness.heard().into_iter().collect::<HashSet<_>>(), coordinates(&topic).await);
     assert_eq!(topic.committed(&group).await, topic.ends().await);
 
@@ -98,7 +98,7 @@ async fn a_host_that_stops_has_left_its_group_when_it_has_ended() {
         witness.hears(1).await;
         let state = || java(&[&MEMBERS[..], &["--group", &group, "--describe", "--state"]].concat(), "");
         assert!(state().contains("Stable"), "{}", state());
-        stopped(process).await;
+        process.stops_well().await;
         // Not after the session timeout: now.
         assert!(state().contains("Empty"), "{protocol}: {}", state());
     }

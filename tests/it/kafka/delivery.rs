@@ -13,7 +13,7 @@ async fn every_message_is_handled_and_committed_with_each_codec_and_each_group_p
         let folder = folder(&group, &[&topic.name], &format!("protocol = \"{protocol}\""));
         let process = Process::start(&told(folder, &witness, "event.id", "")).await;
         witness.hears(300).await;
-        let ledger = stopped(process).await;
+        let ledger = process.stops_well().await;
         assert_eq!((&ledger["received"], &ledger["done"]), (&300.into(), &300.into()), "{protocol}, {codec}");
         assert_eq!(witness.heard().into_iter().collect::<HashSet<_>>(), coordinates(&topic).await);
         assert_eq!(topic.committed(&group).await, topic.ends().await, "lag 0 after the stop");
@@ -36,7 +36,7 @@ async fn topics_are_named_or_found_by_a_pattern() {
     let late = Topic::create_with(&format!("{prefix}.late"), 1, &[]).await;
     late.produce((0..10).map(|n| (n.to_string(), "x"))).await;
     witness.hears(40).await;
-    stopped(process).await;
+    process.stops_well().await;
     let mut all = HashSet::new();
     for topic in [&named, &one, &two, &late] {
         all.extend(coordinates(topic).await);
@@ -69,7 +69,7 @@ async fn plain_messages_and_cloudevents_keep_what_they_say() {
     topic.produce_with(&[], &[("content-type", "application/cloudevents+json; charset=utf-8")], [("", structured)]).await;
     let process = Process::start(&told(folder(&group, &[&topic.name], ""), &witness, EVENT, "")).await;
     witness.hears(3).await;
-    stopped(process).await;
+    process.stops_well().await;
     let mut heard: Vec<serde_json::Value> = witness.heard().iter().map(|event| serde_json::from_str(event).unwrap()).collect();
     heard.sort_by_key(|event| event["id"].as_str().unwrap().len());
     let plain = heard.pop().unwrap();
@@ -95,7 +95,7 @@ async fn a_message_that_is_no_cloudevent_though_it_says_so_is_a_dead_letter_and_
     let folder = told(folder(&group, &[&topic.name], ""), &witness, "event.id", "");
     let process = Process::start(&folder).await;
     witness.hears(1).await;
-    let ledger = stopped(process).await;
+    let ledger = process.stops_well().await;
     assert_eq!((&ledger["done"], &ledger["dead"]), (&1.into(), &1.into()));
     let letter: String = folder.store().query_row("select reason || header from dead_letter", [], |row| row.get(0)).unwrap();
     assert!(letter.contains("not a CloudEvent in JSON") && letter.contains(&format!("{}/0/0", topic.name)), "{letter}");
@@ -131,7 +131,7 @@ async fn a_poison_message_neither_blocks_its_partition_nor_vanishes() {
     let mut process = Process::start(&folder).await;
     process.line("failed 2 times").await;
     koksmat_tests::until("18 events", || async { (folder.count("select count(*) from kv") == 18).then_some(()) }).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(topic.committed(&group).await, topic.ends().await, "parked or dead: the offset passes it");
     let letters: Vec<(String, String)> = {
         let store = folder.store();
@@ -147,7 +147,7 @@ async fn a_poison_message_neither_blocks_its_partition_nor_vanishes() {
     let replayed = koksmat_tests::process::koksmat(folder.path(), &["dead-letters", "replay", "1"]).await;
     assert_eq!(replayed.code, Some(0), "{}", replayed.said());
     koksmat_tests::until("the replayed event", || async { (folder.count("select count(*) from kv") == 19).then_some(()) }).await;
-    stopped(process).await;
+    process.stops_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +165,7 @@ async fn an_offset_that_was_reset_is_obeyed_and_clients_that_are_not_ours_see_no
     let folder = told(folder(&group, &[&topic.name], ""), &witness, "event.id", "");
     let process = Process::start(&folder).await;
     witness.hears(53).await;
-    stopped(process).await;
+    process.stops_well().await;
     let groups = ["org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", BROKERS, "--group", &group];
     let lag = java(&[&groups[..], &["--describe"]].concat(), "");
     let lags: Vec<&str> =
@@ -174,7 +174,7 @@ async fn an_offset_that_was_reset_is_obeyed_and_clients_that_are_not_ours_see_no
     java(&[&groups[..], &["--reset-offsets", "--to-earliest", "--topic", &topic.name, "--execute"]].concat(), "");
     let process = Process::start(&folder).await;
     witness.hears(106).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(witness.heard().into_iter().collect::<HashSet<_>>(), coordinates(&topic).await);
 }
 

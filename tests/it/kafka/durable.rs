@@ -47,7 +47,7 @@ async fn a_full_backlog_takes_nothing_for_longer_than_a_silent_member_may_stay_a
 
     inside.keep_for(Duration::ZERO);
     witness.hears_all(60).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(witness.count(), 60, "each once");
     assert_eq!(out_of_order(numbers(&witness.heard())), None, "tasks of a key keep its order");
     assert_eq!(topic.committed(&group).await, topic.ends().await);
@@ -62,8 +62,37 @@ async fn a_key_keeps_its_order_through_a_backlog_that_is_full_again_and_again() 
     let folder = held(folder(&group, &[&topic.name], "intake = \"durable\"\nbacklog = 40"), &inside, &witness);
     let process = Process::start(&folder).await;
     witness.hears_all(COUNT).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(witness.count(), COUNT, "each once");
     assert_eq!(out_of_order(numbers(&witness.heard())), None);
+    assert_eq!(topic.committed(&group).await, topic.ends().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_no_room_in_the_backlog() {
+    let (topic, group, witness) = (Topic::create("stop", 2).await, unique("g"), Witness::start().await);
+    topic.produce(messages(60, 4)).await;
+    let inside = Inside::start(Duration::from_secs(3_600)).await;
+    let folder =
+        held(folder(&group, &[&topic.name], "intake = \"durable\"\nbacklog = 10"), &inside, &witness).host("drain-deadline = \"500ms\"");
+    let process = Process::start(&folder).await;
+    inside.reached(4).await;
+    until("the store to refuse an event", || async { status(&folder).await.contains("its backlog in the store is full").then_some(()) })
+        .await;
+    let ended = process.stop().await;
+    assert_eq!(ended.code, Some(3), "calls were cut: {}", ended.said());
+    assert_eq!(ended.ledger()["ledger"]["balanced"], true, "{}", ended.said());
+    assert_eq!(
+        (folder.count("select count(*) from task"), passed(&topic, &group).await),
+        (10, 10),
+        "what the store has is committed, and no more"
+    );
+
+    inside.keep_for(Duration::ZERO);
+    let process = Process::start(&folder).await;
+    witness.hears_all(60).await;
+    process.stops_well().await;
+    assert_eq!(witness.count(), 60, "each once");
+    assert_eq!(out_of_order(numbers(&witness.heard())), None, "tasks of a key keep its order");
     assert_eq!(topic.committed(&group).await, topic.ends().await);
 }

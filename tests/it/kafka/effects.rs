@@ -57,7 +57,7 @@ async fn through_kills_every_message_takes_effect_once_and_what_it_emits_is_publ
     let process = Process::start(&folder).await;
     passes(&topic, &group, count).await;
     until("everything to be published", || async { (folder.count("select count(*) from task") == 0).then_some(()) }).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!((handled(&folder), once(&folder)), (count, count), "seed {seed}");
 
     let published = shipped.read().await;
@@ -82,13 +82,13 @@ async fn an_offset_that_was_reset_repeats_no_effect() {
     let folder = counting(&group, &topic, &shipped);
     let process = Process::start(&folder).await;
     passes(&topic, &group, 100).await;
-    stopped(process).await;
+    process.stops_well().await;
     let groups = ["org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", BROKERS, "--group", &group];
     super::delivery::java(&[&groups[..], &["--reset-offsets", "--to-earliest", "--topic", &topic.name, "--execute"]].concat(), "");
     assert_eq!(passed(&topic, &group).await, 0, "else this could not fail");
     let process = Process::start(&folder).await;
     passes(&topic, &group, 100).await;
-    let ledger = stopped(process).await;
+    let ledger = process.stops_well().await;
     assert_eq!(ledger["sources"]["orders"]["received"], 100, "all of them came again: {ledger}");
     assert_eq!((handled(&folder), once(&folder)), (100, 100));
     assert_eq!(shipped.read().await.len(), 100);
@@ -101,13 +101,13 @@ async fn a_topic_that_was_made_anew_has_new_messages_though_their_offsets_are_th
     let folder = counting(&group, &topic, &shipped);
     let process = Process::start(&folder).await;
     passes(&topic, &group, 10).await;
-    stopped(process).await;
+    process.stops_well().await;
     topic.delete().await;
     let topic = Topic::create_with(&topic.name, 1, &[]).await;
     topic.produce((0..10).map(|n| (format!("k{n}"), "new"))).await;
     let process = Process::start(&folder).await;
     let twice = "select count(*) from kv where cast(value as text) = '2'";
     until("the new messages to be handled", || async { (folder.count(twice) == 10).then_some(()) }).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(topic.committed(&group).await, topic.ends().await);
 }

@@ -31,7 +31,7 @@ async fn a_broker_that_is_gone_for_a_while_ends_nothing_and_is_said_once() {
     let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
     assert!((1..=3).contains(&said("source cannot take events")), "once per change of what is wrong: {}", log.join("\n"));
     assert_eq!(said("source takes events"), 2, "{}", log.join("\n"));
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(witness.heard().into_iter().collect::<HashSet<_>>(), coordinates(&topic).await);
     assert_eq!(topic.committed(&group).await, topic.ends().await);
 }
@@ -52,7 +52,7 @@ async fn tls_and_scram_work_and_what_is_wrong_is_said_in_one_line_without_the_se
         let before = witness.count();
         let (_folder, process) = start(brokers, settings, PASSWORD).await;
         witness.hears(before + 1).await;
-        stopped(process).await;
+        process.stops_well().await;
     }
     for (brokers, settings, words) in [
         (TLS, tls(services::other_ca()), "certificate verify failed"),
@@ -66,7 +66,7 @@ async fn tls_and_scram_work_and_what_is_wrong_is_said_in_one_line_without_the_se
         let log = process.log();
         assert_eq!(log.iter().filter(|line| line.contains("source cannot take events")).count(), 1, "{}", log.join("\n"));
         assert!(!log.join("\n").contains("hunter2"), "{}", log.join("\n"));
-        stopped(process).await;
+        process.stops_well().await;
     }
 }
 
@@ -81,5 +81,5 @@ async fn a_topic_that_is_not_there_yet_is_waited_for() {
     let topic = Topic::create_with(&name, 1, &[]).await;
     topic.produce([("k", "x")]).await;
     witness.hears(1).await;
-    stopped(process).await;
+    process.stops_well().await;
 }

@@ -55,7 +55,7 @@ async fn nothing_is_published_before_its_call_is_done_and_nothing_of_a_call_that
     assert_eq!(topic.read().await, [], "a call that runs has published");
     inside.keep_for(Duration::ZERO);
     settled(&folder).await;
-    stopped(process).await;
+    process.stops_well().await;
     let mut numbers: Vec<u64> = topic.read().await.iter().map(number).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [2, 3], "1 was tried twice and failed twice, after it had emitted");
@@ -74,7 +74,7 @@ async fn the_partition_key_of_an_event_is_the_key_of_its_message_and_others_read
         work(&folder, &process, n, ["anna", "bob", "carla"][n % 3], false).await;
     }
     settled(&folder).await;
-    stopped(process).await;
+    process.stops_well().await;
     let found = topic.read().await;
     for key in ["anna", "bob", "carla"] {
         let of: Vec<_> = found.iter().filter(|found| found.key.as_deref() == Some(key)).collect();
@@ -85,7 +85,7 @@ async fn the_partition_key_of_an_event_is_the_key_of_its_message_and_others_read
     let tell = "JSON.stringify([event.id, event.type, event.source, event.subject, event.attributes.partitionkey, event.json().n])";
     let process = Process::start(&told(super::folder(&group, &[&topic.name], ""), &witness, tell, "")).await;
     witness.hears(12).await;
-    stopped(process).await;
+    process.stops_well().await;
     let heard: HashSet<String> = witness.heard().into_iter().collect();
     for found in &found {
         let header = |name: &str| found.headers[name].clone();
@@ -119,7 +119,7 @@ async fn what_waits_for_a_broker_outlives_a_kill_and_is_published_in_order() {
     assert_eq!((waits(), topic.ends().await[&0]), (20, 0));
     proxy.open();
     settled(&folder).await;
-    stopped(process).await;
+    process.stops_well().await;
     let found = topic.read().await;
     assert_eq!(found.iter().map(number).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
     assert_eq!(found.iter().map(|found| &found.headers["ce_id"]).collect::<HashSet<_>>().len(), 20);

@@ -54,7 +54,7 @@ async fn a_failing_message_parks_its_key_in_order_and_a_kill_forgets_none_of_it(
     let process = Process::start(&folder).await;
     log(&folder, "a", "a0 a1 fails a2 a3 a4 a5").await;
     passes(&topic, &group, 10).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(folder.count("select count(*) from task"), 0);
     assert_eq!(folder.value("log/b").as_deref(), Some("b0 b1 b2 b3"));
 }
@@ -81,7 +81,7 @@ async fn after_its_last_attempt_a_message_is_a_dead_letter_that_says_where_it_wa
     assert!(shown.contains(&where_it_was) && shown.matches("not yet").count() >= 2, "each attempt is there: {shown}");
 
     // Without a host they can be looked at too.
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(letters(&folder).await.len(), 1);
     let folder = folder.file("handlers/notes.js", NOTES.replace("includes(\"fails\")", "includes(\"never\")"));
     let process = Process::start(&folder).await;
@@ -89,7 +89,7 @@ async fn after_its_last_attempt_a_message_is_a_dead_letter_that_says_where_it_wa
     assert_eq!((replayed.code, replayed.stdout.trim()), (Some(0), "1 go round again"));
     log(&folder, "a", "a0 a2 a1 fails").await;
     assert_eq!(letters(&folder).await, Vec::<Value>::new());
-    stopped(process).await;
+    process.stops_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,5 +109,5 @@ async fn with_the_order_of_the_source_nothing_passes_a_message_that_fails() {
     let process = Process::start(&folder).await;
     log(&folder, "all", "0 1 2 3 4 5 6 7 8 9 10 11").await;
     passes(&topic, &group, 12).await;
-    stopped(process).await;
+    process.stops_well().await;
 }

@@ -53,7 +53,7 @@ async fn an_emit_is_published_when_its_call_is_done_in_order_of_its_key_with_a_s
         }
     }
     settled(&folder).await;
-    stopped(process).await;
+    process.stops_well().await;
     let found = topic.read().await;
     for key in ["anna", "bob"] {
         let numbers: Vec<u64> = found.iter().filter(|found| found.key.as_deref() == Some(key)).map(number).collect();
@@ -87,12 +87,12 @@ async fn while_the_broker_is_gone_emits_wait_in_the_store_through_a_restart_too(
     assert_eq!(process.admin("/readyz").await.status, 200, "what is emitted is safe, so the host is ready");
     let status = koksmat_tests::process::koksmat(folder.path(), &["status"]).await.stdout;
     assert!(status.contains("sinks\n  shipped: "), "{status}");
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(folder.count("select count(*) from task where handler = 'sink:shipped'"), 10);
     proxy.open();
     let process = Process::start(&folder).await;
     settled(&folder).await;
-    stopped(process).await;
+    process.stops_well().await;
     let numbers: Vec<u64> = topic.read().await.iter().map(number).collect();
     assert_eq!(numbers, [0].into_iter().chain(10..20).collect::<Vec<_>>());
 }
@@ -106,7 +106,7 @@ async fn an_emit_that_the_broker_will_never_take_is_a_dead_letter_and_blocks_no_
         work(&folder, &process, "anna", n, size).await;
     }
     settled(&folder).await;
-    stopped(process).await;
+    process.stops_well().await;
     let found = topic.read().await;
     assert_eq!(found.len(), 2);
     let event: serde_json::Value = serde_json::from_slice(&found[1].payload).unwrap();
@@ -133,6 +133,6 @@ async fn an_emit_that_neither_a_handler_nor_a_sink_wants_is_a_dead_letter() {
     assert_eq!(process.post("/queues/lost", &[("authorization", &authorization)], "").await.status, 202);
     until("the dead letter", || async { (folder.count("select count(*) from dead_letter where reason = 'no route'") == 1).then_some(()) })
         .await;
-    stopped(process).await;
+    process.stops_well().await;
     assert!(topic.read().await.is_empty());
 }

@@ -36,7 +36,7 @@ async fn what_outlasts_the_deadline_is_not_committed_and_what_finished_behind_it
     let process = Process::start(&folder).await;
     until("the event that was cut", || async { (handled(&folder) == 20).then_some(()) }).await;
     passes(&topic, &group, 20).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(folder.count("select count(*) from kv where cast(value as text) = '1'"), 20, "each took effect once");
 }
 
@@ -63,7 +63,7 @@ async fn calls_in_flight_finish_are_committed_and_what_has_not_started_is_left_t
     assert_eq!(inside.entered().len(), 4, "what has not started is never started");
     let process = Process::start(&folder).await;
     inside.reached(40).await;
-    stopped(process).await;
+    process.stops_well().await;
     assert_eq!(topic.committed(&group).await, topic.ends().await);
     let entered = inside.entered();
     assert_eq!(entered.iter().collect::<HashSet<_>>().len(), 40);

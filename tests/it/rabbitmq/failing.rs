@@ -9,7 +9,7 @@ use koksmat_tests::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{COUNT, Queue, handled, repeated, stop, until_handled};
+use super::{COUNT, Queue, handled, repeated, until_handled};
 
 /// A way to the broker that can be cut.
 #[derive(Clone)]
@@ -83,7 +83,7 @@ async fn a_broker_that_goes_away_and_comes_back() {
     }
     until_handled(&folder, MESSAGES).await;
     until("the queue to be empty", || async { (queue.broker.count(&queue.name).await == 0).then_some(()) }).await;
-    stop(host).await;
+    host.stops_well().await;
     assert_eq!((handled(&folder), repeated(&folder)), (MESSAGES, 0));
     assert_eq!((queue.broker.count(&queue.name).await, queue.broker.count(&queue.dead).await), (0, 0));
     queue.gone().await;
@@ -100,7 +100,7 @@ async fn a_broker_that_is_not_there_is_said_once_and_a_stop_does_not_wait_for_it
     // Time for several attempts.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     assert_eq!(problems(&host).len(), 1, "{:?}", problems(&host));
-    stop(host).await;
+    host.stops_well().await;
     queue.gone().await;
 }
 
@@ -160,7 +160,7 @@ async fn a_queue_that_is_not_there_is_told_and_taken_as_soon_as_it_is() {
     host.line("RabbitMQ ended the consumer").await;
     queue.broker.queue(&queue.name, &[("x-queue-type", text("classic"))]).await;
     host.ready().await;
-    stop(host).await;
+    host.stops_well().await;
     queue.gone().await;
 }
 
@@ -185,17 +185,17 @@ async fn a_quorum_queue_without_a_dead_letter_exchange_is_refused_where_that_can
 
     let mut host = Process::start(&queue.counted(URL, "")).await;
     host.line("it is not known whether the queue has a dead-letter exchange").await;
-    stop(host).await;
+    host.stops_well().await;
     let mut host = Process::start_with(&asks, &[("MANAGEMENT_URL", "http://guest:hunter2@127.0.0.1:25680")]).await;
     let warned = host.line("cannot say whether the queue").await;
     assert!(warned.contains("env:MANAGEMENT_URL") && warned.contains("401") && !warned.contains("hunter2"), "{warned}");
-    stop(host).await;
+    host.stops_well().await;
 
     let good = Queue::quorum().await;
     let folder = good.counted(URL, "management = \"env:MANAGEMENT_URL\"");
     let host = Process::start_with(&folder, &[("MANAGEMENT_URL", MANAGEMENT)]).await;
     let log = host.log();
-    stop(host).await;
+    host.stops_well().await;
     assert!(!log.iter().any(|line| line.contains("dead-letter exchange")), "{log:?}");
     good.gone().await;
     queue.gone().await;
@@ -223,6 +223,6 @@ async fn credits_that_are_used_up_are_the_back_pressure_and_are_shown() {
     inside.keep_for(std::time::Duration::ZERO);
     until_handled(&folder, 20).await;
     until("it to go on", || async { (!host.admin("/readyz").await.text().contains("used up")).then_some(()) }).await;
-    stop(host).await;
+    host.stops_well().await;
     queue.gone().await;
 }

@@ -8,7 +8,7 @@ use koksmat_tests::{
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
-use super::{Queue, stop};
+use super::Queue;
 
 /// Keeps what it saw.
 const WITNESS: &str = r#"
@@ -61,7 +61,7 @@ async fn messages_become_events_and_what_is_none_a_dead_letter() {
     assert_eq!((&structured["type"], &structured["text"]), (&json!("order.sent"), &json!("{\"n\":1}")));
 
     until("the dead letter", || async { (folder.count("select count(*) from dead_letter") == 1).then_some(()) }).await;
-    let ledger = stop(host).await;
+    let ledger = host.stops_well().await;
     assert_eq!((&ledger["done"], &ledger["dead"]), (&json!(3), &json!(1)), "{ledger}");
     let store = folder.store();
     let reason: String = store.query_row("select reason from dead_letter where header ->> 'id' = 'broken'", [], |row| row.get(0)).unwrap();
@@ -87,7 +87,7 @@ async fn a_message_that_is_published_again_is_recognised_and_one_without_a_name_
     super::until_handled(&folder, 5).await;
     until("the queue to be empty", || async { (queue.broker.count(&queue.name).await == 0).then_some(()) }).await;
     let log = host.log();
-    stop(host).await;
+    host.stops_well().await;
     assert_eq!((folder.value("by-id"), folder.value("by-header")), (Some("1".into()), Some("1".into())));
     assert_eq!(super::handled(&folder), 5);
     assert_eq!(log.iter().filter(|line| line.contains("cannot be recognised")).count(), 1);
@@ -105,7 +105,7 @@ async fn a_client_of_another_make_delivers_all_it_publishes() {
         assert!(status.expect("amqp-publish, of Debian's amqp-tools").success());
     }
     super::until_handled(&folder, 20).await;
-    let ledger = stop(host).await;
+    let ledger = host.stops_well().await;
     assert_eq!(ledger["done"], 20);
     queue.gone().await;
 }

@@ -9,7 +9,7 @@ use koksmat_tests::{
 };
 use lapin::types::AMQPValue;
 
-use super::{Queue, stop};
+use super::Queue;
 
 /// Emits one event for each it gets.
 const RELAY: &str = r#"
@@ -35,7 +35,7 @@ async fn all_arrive(mode: &str) -> Vec<lapin::message::Delivery> {
         (usize::try_from(queue.broker.count(&queue.dead).await).unwrap() >= EVENTS).then_some(())
     })
     .await;
-    stop(host).await;
+    host.stops_well().await;
     let all = queue.broker.take_all(&queue.dead).await;
     let ids: std::collections::BTreeSet<_> = all.iter().map(|message| property(message.properties.message_id()).to_owned()).collect();
     assert_eq!((all.len(), ids.len()), (EVENTS, EVENTS));
@@ -80,7 +80,7 @@ async fn what_no_queue_wants_waits_with_the_reason_until_one_does() {
     assert!(said.contains(&later), "{said}");
     queue.broker.queue(&later, &[("x-queue-type", text("classic"))]).await;
     until("all events to be published", || async { (queue.broker.count(&later).await >= 20).then_some(()) }).await;
-    stop(host).await;
+    host.stops_well().await;
     let all = queue.broker.take_all(&later).await;
     let ids: std::collections::BTreeSet<_> = all.iter().map(|message| property(message.properties.message_id()).to_owned()).collect();
     assert_eq!(ids.len(), 20);

@@ -12,7 +12,7 @@ use koksmat_tests::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::{Queue, configured, handled, repeated, stop, until_handled};
+use super::{Queue, handled, repeated, until_handled};
 
 /// Calls the outside resource with the event's name, then counts it.
 const HELD: &str = r#"
@@ -43,7 +43,7 @@ async fn a_stop_under_load_hands_back_what_was_not_handled() {
     for round in 1..=3 {
         let host = Process::start(&folder).await;
         until_handled(&folder, round * 30).await;
-        let ledger = stop(host).await;
+        let ledger = host.stops_well().await;
         returned += ledger["returned"].as_u64().unwrap();
         let waits = usize::try_from(queue.broker.count(&queue.name).await).unwrap();
         assert_eq!(handled(&folder) + waits, MESSAGES, "what is not handled is back when the host has stopped");
@@ -51,7 +51,7 @@ async fn a_stop_under_load_hands_back_what_was_not_handled() {
     assert!(returned > 0, "else this proves little");
     let host = Process::start(&folder).await;
     until_handled(&folder, MESSAGES).await;
-    stop(host).await;
+    host.stops_well().await;
     assert_eq!((handled(&folder), repeated(&folder)), (MESSAGES, 0));
     assert_eq!(inside.entered().len(), MESSAGES, "no call was begun twice");
     assert_eq!((queue.broker.count(&queue.name).await, queue.broker.count(&queue.dead).await), (0, 0));
@@ -61,7 +61,7 @@ async fn a_stop_under_load_hands_back_what_was_not_handled() {
 /// More than twenty kills, on a queue that gives up on what has come back more than twenty times.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_lose_nothing_and_do_nothing_twice_and_the_broker_gives_up_on_nothing() {
-    let (messages, kills) = (configured("KOKSMAT_TEST_EVENTS", 3_000), configured("KOKSMAT_TEST_FAULTS", 24));
+    let (messages, kills) = (3_000, 24);
     let queue = Queue::quorum().await;
     queue.broker.publish_many(&queue.name, "m", messages).await;
     let inside = Inside::start(Duration::from_millis(1)).await;
@@ -89,7 +89,7 @@ async fn kills_lose_nothing_and_do_nothing_twice_and_the_broker_gives_up_on_noth
         before = now;
     }
     until("the queue to be empty", || async { (queue.broker.count(&queue.name).await == 0).then_some(()) }).await;
-    stop(host).await;
+    host.stops_well().await;
     assert_eq!((handled(&folder), repeated(&folder)), (messages, 0));
     assert_eq!(folder.count("select count(*) from dead_letter"), 0);
     assert_eq!(queue.broker.count(&queue.dead).await, 0, "the broker gave up on what is in order");
@@ -124,7 +124,7 @@ async fn a_message_that_was_never_begun_is_not_counted_with_the_one_that_was() {
     inside.keep_for(Duration::ZERO);
     let host = Process::start(&folder).await;
     until_handled(&folder, 50).await;
-    stop(host).await;
+    host.stops_well().await;
     assert_eq!((handled(&folder), repeated(&folder)), (50, 0));
     let mut begun = BTreeMap::<String, usize>::new();
     inside.entered().into_iter().for_each(|id| *begun.entry(id).or_default() += 1);

@@ -7,7 +7,7 @@ use koksmat_tests::{
 };
 use serde_json::json;
 
-use super::{Queue, handled, repeated, stop, until_handled};
+use super::{Queue, handled, repeated, until_handled};
 
 async fn all_of(queue: Queue, url: &str, lines: &str) {
     const MESSAGES: usize = 500;
@@ -15,7 +15,7 @@ async fn all_of(queue: Queue, url: &str, lines: &str) {
     let folder = queue.counted(url, lines);
     let host = Process::start(&folder).await;
     until_handled(&folder, MESSAGES).await;
-    let ledger = stop(host).await;
+    let ledger = host.stops_well().await;
     assert_eq!((&ledger["done"], &ledger["returned"]), (&json!(MESSAGES), &json!(0)), "{ledger}");
     assert_eq!((handled(&folder), repeated(&folder)), (MESSAGES, 0));
     assert_eq!((queue.broker.count(&queue.name).await, queue.broker.count(&queue.dead).await), (0, 0));
@@ -56,7 +56,7 @@ async fn durable_intake_acknowledges_what_is_in_the_store() {
     let folder = Folder::new().toml(&queue.source(URL, "intake = \"durable\"\nbacklog = 50")).script("count", "count.js", script, settings);
     let host = Process::start(&folder).await;
     until_handled(&folder, 300).await;
-    stop(host).await;
+    host.stops_well().await;
     assert_eq!((handled(&folder), repeated(&folder)), (300, 0));
     assert_eq!(queue.broker.count(&queue.name).await, 0);
     queue.gone().await;
@@ -79,7 +79,7 @@ async fn a_message_that_no_handler_can_take_becomes_a_dead_letter_and_blocks_nob
     let host = Process::start(&folder).await;
     until_handled(&folder, 100).await;
     until("the dead letter", || async { (folder.count("select count(*) from dead_letter") == 1).then_some(()) }).await;
-    stop(host).await;
+    host.stops_well().await;
     assert_eq!((queue.broker.count(&queue.name).await, queue.broker.count(&queue.dead).await), (0, 0));
     queue.gone().await;
 }
@@ -95,7 +95,7 @@ async fn a_queue_that_is_declared_is_there_with_what_was_said_of_it() {
     let host = Process::start(&folder).await;
     queue.broker.publish_many(&queue.name, "m", 50).await;
     until_handled(&folder, 50).await;
-    stop(host).await;
+    host.stops_well().await;
     let url = format!("{}/api/queues/%2f/{}", MANAGEMENT.replace("guest:guest@", ""), queue.name);
     let described =
         koksmat_tests::host::request(&url, "GET", &[("authorization", "Basic Z3Vlc3Q6Z3Vlc3Q=")], Default::default()).await.json();
