@@ -86,12 +86,13 @@ impl Witness {
         let mut count = self.heard.count.subscribe();
         let all = async {
             loop {
-                let have = self.different();
+                // In this order: what comes meanwhile is counted as missing, not the other way round.
+                let (heard, have) = (*count.borrow_and_update(), self.different());
                 if have >= different {
                     return;
                 }
                 // So many more are needed at least.
-                let least = *count.borrow() + different - have;
+                let least = heard + different - have;
                 let _ = count.wait_for(|count| *count >= least).await;
             }
         };

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rdkafka::{
     ClientConfig,
     client::Client,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
 };
 
@@ -19,6 +20,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// What every client of a cluster is set to.
 pub(crate) fn settings(cluster: &KafkaCluster, client: String) -> ClientConfig {
     let mut config = ClientConfig::new();
+    // What the library logs goes where everything is logged and is filtered there; its own setting `debug` says how much it logs.
+    config.set_log_level(RDKafkaLogLevel::Debug);
     config.set("client.id", client);
     config.set("bootstrap.servers", &cluster.brokers);
     // Brokers that come back are found within a second, not ten.
@@ -45,6 +48,10 @@ pub(super) fn consumer(config: &KafkaConfig, origin: &Origin) -> ClientConfig {
     client.set("queued.max.messages.kbytes", "16384");
     // And as little is soon taken: the library's own second of waiting until it fetches more is longer than that lasts.
     client.set("fetch.queue.backoff.ms", "10");
+    // Longer than a broker may hold a fetch back (`fetch.wait.max.ms`, 500). A commit that is retried while the library looks for the group's
+    // coordinator fails when it has found it, which makes the library look for it again: the question is answered behind the fetch, so with
+    // the library's 100 ms this goes on until the session is over and everything uncommitted comes again.
+    client.set("retry.backoff.ms", "1000");
     match config.protocol {
         Protocol::Classic => {
             client.set("group.protocol", "classic");
