@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     channel::{ControlReceiver, Delivery, Intake},
+    config::Unmatched,
     controller::{
         atomic::LaneStatus,
         dispatch::{Dispatcher, Slot},
@@ -168,8 +169,10 @@ impl Controller {
             Intake::Direct { .. } | Intake::Reply { .. } => router::route(&generation, &delivery.origin, &delivery.event),
         };
         if routed.is_empty() {
-            let policy = generation.unmatched(&delivery.origin);
-            self.calls.spawn(settle::unmatched(self.settler.clone(), delivery, policy));
+            match (&delivery.intake, generation.unmatched(&delivery.origin)) {
+                (Intake::Direct { .. }, Unmatched::Ignore) => settle::ignored(&self.ledgers, delivery),
+                _ => drop(self.calls.spawn(settle::unmatched(self.settler.clone(), delivery))),
+            }
             return;
         }
         let joint = Joint::new(delivery, routed.len(), self.settler.clone());

@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 use koksmat::{Answer, Event, Host, source::memory::MemorySource};
 use koksmat_tests::Folder;
 
+/// The binary's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod floor;
 
 use floor::{Floor, FloorEvent};

@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 use koksmat::Host;
 use koksmat_tests::Folder;
 
+/// The binary's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod floor;
 #[path = "sources/kafka.rs"]
 mod kafka;
@@ -66,7 +70,12 @@ async fn host(source: &str, messages: usize, component: bool) -> Duration {
     let done = |at_least: usize| {
         let host = &host;
         async move {
-            while (host.ledger().total.done as usize) < at_least {
+            loop {
+                let total = host.ledger().total;
+                assert_eq!((total.dead, total.parked, total.returned), (0, 0, 0), "the handler takes every message");
+                if total.done as usize >= at_least {
+                    break;
+                }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             Instant::now()

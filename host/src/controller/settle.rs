@@ -10,7 +10,7 @@ use rand::Rng;
 
 use crate::{
     channel::{Delivery, Intake},
-    config::{self, Unmatched},
+    config,
     controller::{
         accept,
         bell::{Bell, Group},
@@ -254,8 +254,14 @@ impl Settler {
     }
 }
 
+/// An event that no handler wants, of a source that may have such.
+pub(crate) fn ignored(ledgers: &Ledgers, delivery: Delivery) {
+    ledgers.ended(&delivery.origin, Tally::Done);
+    delivery.receipt.answer(Answer::Done { response: None });
+}
+
 /// An event that no handler wants.
-pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery, policy: Unmatched) {
+pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery) {
     let Delivery { event, origin, key, receipt, credit, intake } = delivery;
     let (tenant, source, id, ty) = (&origin.tenant, &*origin.source, event.id.as_str(), event.ty.as_str());
     let (tally, answer) = match intake {
@@ -265,7 +271,6 @@ pub(crate) async fn unmatched(settler: Arc<Settler>, delivery: Delivery, policy:
             (Tally::Returned, Answer::Again { after: None, cause: Cause::Host })
         }
         Intake::Reply { .. } => (Tally::Dead, Answer::Dead { reason: "no handler wants this event".into() }),
-        Intake::Direct { .. } if policy == Unmatched::Ignore => (Tally::Done, Answer::Done { response: None }),
         Intake::Direct { .. } => {
             tracing::warn!(%tenant, source, event = id, r#type = ty, "no handler wants the event: dead letter");
             let key = key.map(|key| key.to_string());

@@ -50,6 +50,8 @@ mod wake;
 const MAX_BATCH: usize = 256;
 /// The longest wait between two attempts to reach a database that does not answer.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How long answers gather before they are carried out, unless there are enough for a transaction: each costs the database a write to disk.
+const GATHER: Duration = Duration::from_millis(5);
 /// The shortest time from one poll to the next that a notification asks for.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often a stop tries to mark what was handled before it leaves that to the lease.
@@ -177,6 +179,8 @@ struct Poller<M: Mode> {
     in_flight: FuturesUnordered<BoxFuture<'static, Answered<M::Ticket>>>,
     /// Answers that are not carried out yet.
     answered: Vec<Answered<M::Ticket>>,
+    /// When they are carried out, however few they are.
+    settle_due: Option<Instant>,
     /// When the database is asked next.
     due: Instant,
     /// When it was asked last.
@@ -204,6 +208,7 @@ impl<M: Mode> Poller<M> {
             mode,
             in_flight: FuturesUnordered::new(),
             answered: Vec::new(),
+            settle_due: None,
             due: now,
             asked: now,
             woken: false,
@@ -221,6 +226,7 @@ impl<M: Mode> Poller<M> {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
+                () = at(self.settle_due.unwrap_or(self.due)), if self.settle_due.is_some() => self.carry_out().await,
                 () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
                 () = bell.notified() => self.wake(),
                 () = at(self.due) => self.poll().await,
@@ -235,7 +241,8 @@ impl<M: Mode> Poller<M> {
         (self.asked, self.due) = (started, started + self.every);
         // What woke it may be a new version of a row in flight, which is passed by this time.
         self.passed_by = std::mem::take(&mut self.woken) && self.holds() || self.passed_by;
-        if !self.settle().await {
+        // Nothing new is taken while a handled row cannot be marked.
+        if self.failures > 0 && !self.settle().await {
             return;
         }
         let mut credits = self.take_credits();
@@ -278,12 +285,23 @@ impl<M: Mode> Poller<M> {
         self.in_flight.push(async move { Answered { ticket, answer: pending.answer().await } }.boxed());
     }
 
-    /// One answer, and every other that is there already: they share a transaction.
+    /// One answer, and every other that is there already. They share a transaction, with those that come soon.
     async fn take_answer(&mut self, first: Answered<M::Ticket>) {
         self.answered.push(first);
         while let Some(Some(answered)) = self.in_flight.next().now_or_never() {
             self.answered.push(answered);
         }
+        let enough = (self.ctx.credits().limit() / 2).min(MAX_BATCH);
+        if self.in_flight.is_empty() || self.answered.len() >= enough {
+            self.carry_out().await;
+        } else if self.settle_due.is_none() {
+            self.settle_due = Some(Instant::now() + GATHER);
+        }
+    }
+
+    /// Carry out the answers, and ask again where that makes room.
+    async fn carry_out(&mut self) {
+        self.settle_due = None;
         let handled = self.answered.iter().any(|a| !matches!(a.answer, Answer::Again { .. }));
         // While the database does not answer, the next poll carries them out. What only came back waits for its turn, or a host whose
         // store fails would hand the same rows round and round.
@@ -298,6 +316,7 @@ impl<M: Mode> Poller<M> {
 
     /// Carry out the answers. `false`: some are still owed.
     async fn settle(&mut self) -> bool {
+        self.settle_due = None;
         if self.answered.is_empty() {
             return true;
         }
@@ -357,6 +376,7 @@ impl<M: Mode> Poller<M> {
         while self.holds() {
             tokio::select! {
                 Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
+                () = at(self.settle_due.unwrap_or(self.due)), if self.settle_due.is_some() => self.carry_out().await,
                 () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
                 () = at(self.due), if !self.answered.is_empty() => if self.settle().await { self.failures = 0 },
             }

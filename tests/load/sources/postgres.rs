@@ -12,6 +12,13 @@ use super::{Floor, ROUNDS, Rounds, WARM, handle, host, order};
 
 const BATCH: i64 = 256;
 const ROWS: usize = 30_000;
+/// A row is an order, as JSON 1 KiB.
+const TABLE: &str =
+    "CREATE TABLE orders (id text PRIMARY KEY, sku text, name text, warehouse text, quantity bigint, price float8, tags jsonb,
+    note text, claimed_until timestamptz NOT NULL DEFAULT '-infinity')";
+const FILL: &str = "INSERT INTO orders SELECT lpad(n::text, 13, '0'), o.sku, o.name, o.warehouse, o.quantity, o.price, o.tags, o.note
+    FROM generate_series(1, $2) AS n,
+    json_to_record($1::json) AS o(sku text, name text, warehouse text, quantity bigint, price float8, tags jsonb, note text)";
 
 pub(super) async fn compare() {
     compare_on(true).await;
@@ -21,12 +28,7 @@ pub(super) async fn compare() {
 async fn compare_on(component: bool) {
     let database = Server::Postgres.database("bench").await;
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-    sqlx::raw_sql(
-        "CREATE TABLE orders (id bigint PRIMARY KEY, payload jsonb NOT NULL, claimed_until timestamptz NOT NULL DEFAULT '-infinity')",
-    )
-    .execute(&mut connection)
-    .await
-    .unwrap();
+    sqlx::raw_sql(TABLE).execute(&mut connection).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("database.txt");
     std::fs::write(&secret, database.url()).unwrap();
@@ -44,25 +46,20 @@ async fn compare_on(component: bool) {
 
 fn source(secret: &Path) -> String {
     format!(
-        "kind = \"poller\"\ndatabase = \"file:{}\"\nevery = \"1s\"\nclaim = {{ table = \"orders\", key = \"id\", done = \"delete\" }}",
+        "kind = \"poller\"\ndatabase = \"file:{}\"\nevery = \"1s\"\nin-flight = 512\nclaim = {{ table = \"orders\", key = \"id\", done = \"delete\" }}",
         secret.display()
     )
 }
 
 async fn fill(connection: &mut PgConnection) {
-    sqlx::query("INSERT INTO orders (id, payload) SELECT n, $1::jsonb FROM generate_series(1, $2) AS n")
-        .bind(order())
-        .bind(i64::try_from(ROWS).unwrap())
-        .execute(&mut *connection)
-        .await
-        .unwrap();
+    sqlx::query(FILL).bind(order()).bind(i64::try_from(ROWS).unwrap()).execute(&mut *connection).await.unwrap();
     sqlx::raw_sql("VACUUM ANALYZE orders").execute(connection).await.unwrap();
 }
 
 async fn bare_loop(connection: &mut PgConnection, floor: Option<&Floor>) -> Duration {
     const CLAIM: &str = "UPDATE orders SET claimed_until = now() + interval '30 seconds'
         WHERE id = ANY(ARRAY(SELECT id FROM orders WHERE claimed_until < now() ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
-        RETURNING id, payload::text";
+        RETURNING id, row_to_json(orders)::text";
     let mut began = Instant::now();
     let mut handled = 0;
     while handled < ROWS {
@@ -70,7 +67,7 @@ async fn bare_loop(connection: &mut PgConnection, floor: Option<&Floor>) -> Dura
         for row in &claimed {
             handle(floor, row.get::<&str, _>(1).as_bytes()).await;
         }
-        let ids: Vec<i64> = claimed.iter().map(|row| row.get(0)).collect();
+        let ids: Vec<String> = claimed.iter().map(|row| row.get(0)).collect();
         sqlx::query("DELETE FROM orders WHERE id = ANY($1)").bind(ids).execute(&mut *connection).await.unwrap();
         let before = handled;
         handled += claimed.len();
