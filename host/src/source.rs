@@ -121,9 +121,11 @@ impl SourceContext {
         self.deliver(event.into(), key, credit, Intake::Direct { place: None }).await
     }
 
-    /// Like [`send`](Self::send), from a source that acknowledges in order, "everything up to here".
-    pub(crate) async fn send_in_order(&self, event: impl Into<Arc<Event>>, key: String, place: InOrder, credit: Credit) -> Pending {
-        self.deliver(event.into(), Some(key), credit, Intake::Direct { place: Some(place) }).await
+    /// Like [`send`](Self::send), from a source that acknowledges in order, "everything up to here", and wants the answer where `receipt`
+    /// says. The event has to be [complete](Self::complete).
+    pub(crate) async fn send_in_order(&self, event: Arc<Event>, key: Arc<str>, place: InOrder, receipt: Receipt, credit: Credit) {
+        let (origin, intake) = (self.origin.clone(), Intake::Direct { place: Some(place) });
+        self.control.send(Delivery { event, origin, key: Some(key), receipt, credit, intake }).await;
     }
 
     /// Like [`send`](Self::send), for a sender that waits for the answer and tries again by itself: one attempt, nothing is parked.
@@ -133,7 +135,7 @@ impl SourceContext {
     }
 
     async fn deliver(&self, mut event: Arc<Event>, key: Option<String>, credit: Credit, intake: Intake) -> Pending {
-        self.complete(&mut event);
+        self.complete_shared(&mut event);
         let (receipt, pending) = Receipt::new();
         let origin = self.origin.clone();
         self.control.send(Delivery { event, origin, key: key.map(Into::into), receipt, credit, intake }).await;
@@ -155,11 +157,7 @@ impl SourceContext {
     /// # Errors
     /// When the store fails: none of them is accepted.
     pub async fn accept_in_order(&self, mut requests: Vec<AcceptRequest>) -> Result<Vec<Accepted>, StoreError> {
-        for request in &mut requests {
-            let mut event = Arc::new(std::mem::take(&mut request.event));
-            self.complete(&mut event);
-            request.event = Arc::unwrap_or_clone(event);
-        }
+        requests.iter_mut().for_each(|request| self.complete(&mut request.event));
         self.acceptor.accept(&self.origin, requests).await
     }
 
@@ -168,10 +166,9 @@ impl SourceContext {
     ///
     /// # Errors
     /// When the store fails: the event is not kept and the source must have it delivered again.
-    pub async fn dead_letter(&self, event: Event, key: Option<String>, reason: String) -> Result<(), StoreError> {
-        let mut event = Arc::new(event);
+    pub async fn dead_letter(&self, mut event: Event, key: Option<String>, reason: String) -> Result<(), StoreError> {
         self.complete(&mut event);
-        self.acceptor.dead_letter(&self.origin, event, key, reason).await
+        self.acceptor.dead_letter(&self.origin, Arc::new(event), key, reason).await
     }
 
     /// What this source remembers under names that begin with `prefix`.
@@ -243,12 +240,15 @@ impl SourceContext {
         self.health.source_held_back(&self.origin, why);
     }
 
-    /// Fill in what an event must have and its maker left out. One that is sent again has it all and is not copied.
-    fn complete(&self, event: &mut Arc<Event>) {
-        if !(event.id.is_empty() || event.source.is_empty() || event.time.is_none()) {
-            return;
+    /// The same for one that may be shared: one that is sent again has it all and is not copied.
+    fn complete_shared(&self, event: &mut Arc<Event>) {
+        if event.id.is_empty() || event.source.is_empty() || event.time.is_none() {
+            self.complete(Arc::make_mut(event));
         }
-        let event = Arc::make_mut(event);
+    }
+
+    /// Fill in what an event must have and its maker left out.
+    pub(crate) fn complete(&self, event: &mut Event) {
         if event.id.is_empty() {
             event.id = uuid::Uuid::now_v7().to_string();
         }

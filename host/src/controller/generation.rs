@@ -16,7 +16,7 @@ pub const EMIT: &str = "emit";
 #[derive(Debug, Default)]
 pub struct Generation {
     handlers: HashMap<Tenant, Vec<Arc<Handler>>>,
-    policies: HashMap<(Tenant, Arc<str>), Policy>,
+    policies: HashMap<Tenant, HashMap<Arc<str>, Policy>>,
     sinks: Vec<SinkConfig>,
 }
 
@@ -40,7 +40,11 @@ impl Generation {
         for handler in handlers {
             by_tenant.entry(handler.config.tenant.clone()).or_default().push(handler);
         }
-        Self { handlers: by_tenant, policies, sinks }
+        let mut policies_by_tenant = HashMap::<Tenant, HashMap<Arc<str>, Policy>>::new();
+        for ((tenant, source), policy) in policies {
+            policies_by_tenant.entry(tenant).or_default().insert(source, policy);
+        }
+        Self { handlers: by_tenant, policies: policies_by_tenant, sinks }
     }
 
     /// A tenant's handlers, with what each subscribes to.
@@ -69,6 +73,6 @@ impl Generation {
     }
 
     fn policy(&self, origin: &Origin) -> Option<&Policy> {
-        self.policies.get(&(origin.tenant.clone(), origin.source.clone()))
+        self.policies.get(&origin.tenant)?.get(&origin.source)
     }
 }

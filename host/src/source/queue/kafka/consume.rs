@@ -22,7 +22,7 @@ use super::{
     partitions::{self, Partitions, Place, Ticket, list, places},
     probe::Probe,
     rebalance::{Context, Happening},
-    taken::{Answered, Taken},
+    taken::{Answered, InFlight, Taken},
 };
 use crate::{
     channel::Credit,
@@ -81,8 +81,10 @@ struct Consumption<'a> {
     cluster: Arc<str>,
     partitions: Partitions,
     leaving: VecDeque<Leaving>,
-    /// Events inside the host, at most one for each credit.
-    in_flight: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// Events inside the host.
+    in_flight: InFlight,
+    /// What is no event, on its way to the dead letters.
+    dying: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Events that came back and are sent again after a while. While there is one nothing new is taken.
     again: FuturesUnordered<BoxFuture<'static, Taken>>,
     /// Events on their way to the store, with `intake = "durable"`.
@@ -114,7 +116,8 @@ impl<'a> Consumption<'a> {
             cluster: "".into(),
             partitions: Partitions::default(),
             leaving: VecDeque::new(),
-            in_flight: FuturesUnordered::new(),
+            in_flight: InFlight::default(),
+            dying: FuturesUnordered::new(),
             again: FuturesUnordered::new(),
             line,
             waiting: VecDeque::new(),
@@ -141,7 +144,9 @@ impl<'a> Consumption<'a> {
                 biased;
                 () = stopping.cancelled() => {}
                 Some(happening) = self.happened.recv() => self.happen(happening)?,
-                Some(answered) = unconstrained(self.in_flight.next()), if !self.in_flight.is_empty() => self.answered_many(answered),
+                // Though this task may have had its share for now: what is answered and not seen would not be counted as unconfirmed.
+                () = unconstrained(self.in_flight.wait()), if !self.in_flight.is_empty() => self.answers(),
+                Some(answered) = self.dying.next(), if !self.dying.is_empty() => self.answered(answered),
                 Some(taken) = self.again.next(), if !self.again.is_empty() => self.send_again(taken).await,
                 accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
                 answer = self.probe.answer() => self.probed(answer),
@@ -296,11 +301,11 @@ impl<'a> Consumption<'a> {
         let (topic, partition) = (message.topic(), message.partition());
         // One of a partition that is not ours any more comes again where it is.
         let Some(ticket) = self.partitions.take(topic, partition, message.offset()) else { return };
-        if self.partitions.fills(topic, partition, self.config.span) {
+        if self.partitions.fills(&ticket, self.config.span) {
             let _ = self.consumer.pause(&list(&[(topic.to_owned(), partition)]));
             self.show();
         }
-        let taken = Taken::new(ticket, message::read(message, &self.cluster));
+        let taken = Taken::new(ticket, message::read(message, &self.cluster), &self.ctx);
         if !self.waiting.is_empty() || !self.again.is_empty() || self.unconfirmed() {
             if self.unconfirmed() {
                 self.stalled.get_or_insert_with(Instant::now);
@@ -345,13 +350,12 @@ impl<'a> Consumption<'a> {
             return;
         }
         if taken.is_invalid() {
-            self.in_flight.push(taken.dead(self.ctx.clone(), credit).boxed());
+            self.dying.push(taken.dead(self.ctx.clone(), credit).boxed());
         } else if self.config.intake == Intake::Durable {
             let Taken { ticket, event, key, .. } = taken;
             self.line.push(Waiting { of: ticket, event, key, _credit: credit });
         } else {
-            let handled = taken.handle(&self.ctx, credit).await;
-            self.in_flight.push(handled.boxed());
+            self.in_flight.send(&self.ctx, taken, credit).await;
         }
     }
 
@@ -368,12 +372,9 @@ impl<'a> Consumption<'a> {
 
     // ---- carrying out ------------------------------------------------------------------------------------------------------------------
 
-    /// An answer, and those that are there already. All of them, though this task may have had its share for now: what is answered and not
-    /// seen would not be counted as unconfirmed.
-    fn answered_many(&mut self, first: Answered) {
-        self.answered(first);
-        for _ in 1..BATCH {
-            let Some(Some(answered)) = unconstrained(self.in_flight.next()).now_or_never() else { break };
+    /// All answers that have come.
+    fn answers(&mut self) {
+        while let Some(answered) = self.in_flight.next() {
             self.answered(answered);
         }
     }
@@ -431,7 +432,7 @@ impl<'a> Consumption<'a> {
 
     /// Why nothing is taken, where people look.
     fn show(&self) {
-        let partitions = self.partitions.all().len();
+        let partitions = self.partitions.len();
         let why = match (&self.paused, self.partitions.full()) {
             (Some(why), _) => Some(format!("all {partitions} partitions are paused: {why}")),
             (None, 0) => None,
@@ -526,11 +527,12 @@ impl<'a> Consumption<'a> {
         self.waiting.clear();
         self.pause("the host stops".to_owned());
         self.empty_line();
-        while !self.in_flight.is_empty() || !self.line.is_empty() {
+        while !(self.in_flight.is_empty() && self.dying.is_empty() && self.line.is_empty()) {
             let wait = self.next_deadline();
             tokio::select! {
                 biased;
-                Some(answered) = unconstrained(self.in_flight.next()), if !self.in_flight.is_empty() => self.answered(answered),
+                () = unconstrained(self.in_flight.wait()), if !self.in_flight.is_empty() => self.answers(),
+                Some(answered) = self.dying.next(), if !self.dying.is_empty() => self.answered(answered),
                 accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
                 Some(happening) = self.happened.recv() => if self.happen(happening).is_err() { break },
                 committed = self.commits.committed() => self.committed(committed),

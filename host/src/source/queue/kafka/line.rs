@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Waiting<T> {
     pub(super) of: T,
     pub(super) event: Arc<Event>,
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     /// Given back when it is in the store.
     pub(super) _credit: Credit,
 }
@@ -115,7 +115,7 @@ impl<T: Send + 'static> Line<T> {
 async fn accept<T>(ctx: SourceContext, backlog: u64, batch: Vec<Waiting<T>>) -> Batch<T> {
     let request = |waiting: &Waiting<T>| AcceptRequest {
         event: Event::clone(&waiting.event),
-        key: Some(waiting.key.clone()),
+        key: Some(waiting.key.to_string()),
         backlog: Some(backlog),
         ..AcceptRequest::default()
     };

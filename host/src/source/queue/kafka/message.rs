@@ -2,6 +2,8 @@
 //!
 //! Source: [Kafka protocol binding](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md).
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
@@ -21,7 +23,7 @@ const PREFIX: &str = "ce_";
 pub(super) struct Read {
     pub(super) event: Event,
     /// What it is recognised by when it comes again.
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     /// It claims to be a CloudEvent and is none: `event` is what came, to be kept as a dead letter.
     pub(super) invalid: Option<CloudEventError>,
 }
@@ -34,7 +36,8 @@ pub(super) fn read(message: &BorrowedMessage<'_>, cluster: &str) -> Read {
         Timestamp::NotAvailable => None,
     };
     // Offsets begin anew in a topic that was deleted and made again: with the time it is another message.
-    let key = format!("{cluster}/{topic}/{partition}/{offset}@{}", millis.unwrap_or_default());
+    let place = format!("{topic}/{partition}/{offset}");
+    let key = format!("{cluster}/{place}@{}", millis.unwrap_or_default()).into();
     let headers = headers(message);
     let data = Bytes::copy_from_slice(message.payload().unwrap_or_default());
     let text_key = message.key().map(text);
@@ -42,7 +45,7 @@ pub(super) fn read(message: &BorrowedMessage<'_>, cluster: &str) -> Read {
         Some(Ok(event)) => (event, None),
         other => {
             let event = Event {
-                id: format!("{topic}/{partition}/{offset}"),
+                id: place,
                 ty: DEFAULT_TYPE.into(),
                 subject: text_key.clone().filter(|key| !key.is_empty()),
                 time: millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok()).map(|time| time.to_string()),

@@ -1,8 +1,12 @@
 //! The partitions that are assigned, each assignment with an epoch of its own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use rdkafka::{Offset, TopicPartitionList};
+use slab::Slab;
 
 use super::offsets::Offsets;
 
@@ -17,26 +21,28 @@ pub(super) struct Ticket {
     pub(super) offset: i64,
     /// The partition in this assignment, as the host knows it.
     pub(super) line: Arc<str>,
+    /// Where the partition is found.
+    slot: usize,
     epoch: u64,
 }
 
 /// The partitions that are assigned to this member.
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
-    topics: HashMap<String, Topic>,
+    slots: Slab<Partition>,
+    /// Where they are found by their topic and number.
+    by_place: HashMap<Arc<str>, BTreeMap<i32, usize>>,
+    /// Where the last message was of: the next one is mostly of the same.
+    last: usize,
     epoch: u64,
     /// How many events are handled and not known to be committed, in all of them.
     uncommitted: usize,
 }
 
 #[derive(Debug)]
-struct Topic {
-    name: Arc<str>,
-    partitions: HashMap<i32, Partition>,
-}
-
-#[derive(Debug)]
 struct Partition {
+    topic: Arc<str>,
+    number: i32,
     epoch: u64,
     line: Arc<str>,
     offsets: Offsets,
@@ -48,23 +54,35 @@ struct Partition {
     full: bool,
 }
 
+impl Partition {
+    fn is(&self, topic: &str, number: i32) -> bool {
+        self.number == number && &*self.topic == topic
+    }
+
+    fn place(&self) -> Place {
+        (self.topic.to_string(), self.number)
+    }
+}
+
 impl Partitions {
     /// These are assigned from now on, as if for the first time.
     pub(super) fn assign(&mut self, places: &[Place]) {
+        self.forget(places);
         self.epoch += 1;
-        for (topic, partition) in places {
-            let of = self.topics.entry(topic.clone()).or_insert_with(|| Topic { name: topic.as_str().into(), partitions: HashMap::new() });
-            let line = format!("{topic}/{partition}#{}", self.epoch).into();
-            let fresh = Partition { epoch: self.epoch, line, offsets: Offsets::default(), inside: 0, leaving: false, full: false };
-            let before = of.partitions.insert(*partition, fresh);
-            self.uncommitted -= before.map_or(0, |before| before.offsets.uncommitted());
+        for (topic, number) in places {
+            let known = self.by_place.get_key_value(topic.as_str()).map(|(topic, _)| topic.clone());
+            let topic = known.unwrap_or_else(|| topic.as_str().into());
+            let (epoch, line) = (self.epoch, format!("{topic}/{number}#{}", self.epoch).into());
+            let (offsets, inside, leaving, full) = (Offsets::default(), 0, false, false);
+            let fresh = Partition { topic: topic.clone(), number: *number, epoch, line, offsets, inside, leaving, full };
+            self.by_place.entry(topic).or_default().insert(*number, self.slots.insert(fresh));
         }
     }
 
     /// Take nothing more of these.
     pub(super) fn leave(&mut self, places: &[Place]) {
         for place in places {
-            if let Some(partition) = self.get_mut(&place.0, place.1) {
+            if let Some(partition) = self.at_mut(place) {
                 partition.leaving = true;
             }
         }
@@ -73,45 +91,53 @@ impl Partitions {
     /// These are assigned no more: what is answered from now on commits nothing. How many of their events are handled and not known to be
     /// committed.
     pub(super) fn forget(&mut self, places: &[Place]) -> usize {
-        let before = self.uncommitted;
-        for (topic, partition) in places {
-            if let Some(of) = self.topics.get_mut(topic) {
-                let gone = of.partitions.remove(partition);
-                self.uncommitted -= gone.map_or(0, |gone| gone.offsets.uncommitted());
-                if of.partitions.is_empty() {
-                    self.topics.remove(topic);
-                }
+        let mut again = 0;
+        for (topic, number) in places {
+            let Some(of) = self.by_place.get_mut(topic.as_str()) else { continue };
+            if let Some(slot) = of.remove(number) {
+                again += self.slots.remove(slot).offsets.uncommitted();
+            }
+            if of.is_empty() {
+                self.by_place.remove(topic.as_str());
             }
         }
-        before - self.uncommitted
+        self.uncommitted -= again;
+        again
     }
 
     /// A message is taken. None: its partition is not this member's (any more), or it was taken before.
-    pub(super) fn take(&mut self, topic: &str, partition: i32, offset: i64) -> Option<Ticket> {
-        let Topic { name, partitions } = self.topics.get_mut(topic)?;
-        let found = partitions.get_mut(&partition).filter(|found| !found.leaving)?;
-        found.offsets.take(offset).then(|| Ticket { topic: name.clone(), partition, offset, line: found.line.clone(), epoch: found.epoch })
+    pub(super) fn take(&mut self, topic: &str, number: i32, offset: i64) -> Option<Ticket> {
+        if !self.slots.get(self.last).is_some_and(|last| last.is(topic, number)) {
+            self.last = *self.by_place.get(topic)?.get(&number)?;
+        }
+        let found = self.slots.get_mut(self.last).filter(|found| !found.leaving)?;
+        let ticket = || Ticket {
+            topic: found.topic.clone(),
+            partition: number,
+            offset,
+            line: found.line.clone(),
+            slot: self.last,
+            epoch: found.epoch,
+        };
+        found.offsets.take(offset).then(ticket)
     }
 
     /// An event goes into the host. `false`: it must not, its partition is not this member's any more.
     pub(super) fn enter(&mut self, ticket: &Ticket) -> bool {
-        let enters = self.holds(ticket);
-        if let Some(partition) = self.of(ticket).filter(|_| enters) {
-            partition.inside += 1;
-        }
-        enters
+        let enters = self.of_mut(ticket).filter(|partition| !partition.leaving);
+        enters.map(|partition| partition.inside += 1).is_some()
     }
 
     /// An event came out of the host and is not handled.
     pub(super) fn come_back(&mut self, ticket: &Ticket) {
-        if let Some(partition) = self.of(ticket) {
+        if let Some(partition) = self.of_mut(ticket) {
             partition.inside -= 1;
         }
     }
 
     /// An event came out of the host and is handled, parked or dead.
     pub(super) fn resolve(&mut self, ticket: &Ticket) {
-        let Some(partition) = self.of(ticket) else { return };
+        let Some(partition) = self.of_mut(ticket) else { return };
         partition.inside -= 1;
         let resolved = partition.offsets.resolve(ticket.offset);
         self.uncommitted += usize::from(resolved);
@@ -119,19 +145,17 @@ impl Partitions {
 
     /// Whether the ticket's assignment still holds.
     pub(super) fn holds(&self, ticket: &Ticket) -> bool {
-        self.get(&ticket.topic, ticket.partition).is_some_and(|found| found.epoch == ticket.epoch && !found.leaving)
+        self.slots.get(ticket.slot).is_some_and(|found| found.epoch == ticket.epoch && !found.leaving)
     }
 
     /// What may be committed of these (of all: `None`) and was not handed out before.
     pub(super) fn next_commit(&mut self, places: Option<&[Place]>) -> Option<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
-        for (topic, of) in &mut self.topics {
-            for (number, partition) in &mut of.partitions {
-                let wanted = places.is_none_or(|places| places.iter().any(|(t, p)| t == topic && p == number));
-                if let Some(offset) = wanted.then(|| partition.offsets.next_commit()).flatten() {
-                    // Only a topic's name that is not text fails here, and this one came from the library.
-                    let _ = list.add_partition_offset(topic, *number, Offset::Offset(offset));
-                }
+        for (_, partition) in &mut self.slots {
+            let wanted = places.is_none_or(|places| places.iter().any(|(topic, number)| partition.is(topic, *number)));
+            if let Some(offset) = wanted.then(|| partition.offsets.next_commit()).flatten() {
+                // Only a topic's name that is not text fails here, and this one came from the library.
+                let _ = list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset));
             }
         }
         (list.count() > 0).then_some(list)
@@ -139,8 +163,8 @@ impl Partitions {
 
     /// The broker has committed these.
     pub(super) fn confirm(&mut self, committed: &[(Place, i64)]) {
-        for ((topic, partition), offset) in committed {
-            let confirmed = self.get_mut(topic, *partition).map_or(0, |partition| partition.offsets.confirm(*offset));
+        for (place, offset) in committed {
+            let confirmed = self.at_mut(place).map_or(0, |partition| partition.offsets.confirm(*offset));
             self.uncommitted -= confirmed;
         }
     }
@@ -152,8 +176,8 @@ impl Partitions {
 
     /// What was handed out for these is not committed.
     pub(super) fn commit_failed(&mut self, places: &[Place]) {
-        for (topic, partition) in places {
-            if let Some(partition) = self.get_mut(topic, *partition) {
+        for place in places {
+            if let Some(partition) = self.at_mut(place) {
                 partition.offsets.commit_failed();
             }
         }
@@ -161,12 +185,12 @@ impl Partitions {
 
     /// Nothing of these is inside the host. What was taken and did not get there comes again where they go.
     pub(super) fn are_settled(&self, places: &[Place]) -> bool {
-        places.iter().all(|(topic, partition)| self.get(topic, *partition).is_none_or(|found| found.inside == 0))
+        places.iter().all(|place| self.at(place).is_none_or(|found| found.inside == 0))
     }
 
-    /// Whether this partition has just used up its span: then it has to be paused.
-    pub(super) fn fills(&mut self, topic: &str, partition: i32, cap: u64) -> bool {
-        let Some(found) = self.get_mut(topic, partition) else { return false };
+    /// Whether the ticket's partition has just used up its span: then it has to be paused.
+    pub(super) fn fills(&mut self, ticket: &Ticket, cap: u64) -> bool {
+        let Some(found) = self.of_mut(ticket) else { return false };
         let fills = !found.full && found.offsets.span() >= cap;
         found.full |= fills;
         fills
@@ -174,7 +198,7 @@ impl Partitions {
 
     /// Whether the ticket's partition has room again: then it has to be resumed. Not before half of its span is free.
     pub(super) fn has_room(&mut self, ticket: &Ticket, cap: u64) -> bool {
-        let Some(found) = self.get_mut(&ticket.topic, ticket.partition) else { return false };
+        let Some(found) = self.of_mut(ticket) else { return false };
         let room = found.full && found.offsets.span() <= cap / 2;
         found.full &= !room;
         room
@@ -182,38 +206,30 @@ impl Partitions {
 
     /// How many are paused because their span is used up.
     pub(super) fn full(&self) -> usize {
-        self.topics.values().flat_map(|of| of.partitions.values()).filter(|partition| partition.full).count()
+        self.slots.iter().filter(|(_, partition)| partition.full).count()
     }
 
     /// Those that may be resumed: neither leaving nor full.
     pub(super) fn open(&self) -> Vec<Place> {
-        self.places(|partition| !partition.leaving && !partition.full)
+        self.slots.iter().filter(|(_, partition)| !partition.leaving && !partition.full).map(|(_, partition)| partition.place()).collect()
     }
 
-    /// All of them.
-    pub(super) fn all(&self) -> Vec<Place> {
-        self.places(|_| true)
-    }
-
-    fn places(&self, wanted: impl Fn(&Partition) -> bool) -> Vec<Place> {
-        let of = |(topic, of): (&String, &Topic)| {
-            let numbers = of.partitions.iter().filter(|(_, partition)| wanted(partition)).map(|(number, _)| *number);
-            numbers.map(|number| (topic.clone(), number)).collect::<Vec<_>>()
-        };
-        self.topics.iter().flat_map(of).collect()
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
     }
 
     /// The partition of a ticket, if its assignment still holds.
-    fn of(&mut self, ticket: &Ticket) -> Option<&mut Partition> {
-        self.get_mut(&ticket.topic, ticket.partition).filter(|found| found.epoch == ticket.epoch)
+    fn of_mut(&mut self, ticket: &Ticket) -> Option<&mut Partition> {
+        self.slots.get_mut(ticket.slot).filter(|found| found.epoch == ticket.epoch)
     }
 
-    fn get(&self, topic: &str, partition: i32) -> Option<&Partition> {
-        self.topics.get(topic)?.partitions.get(&partition)
+    fn at(&self, (topic, number): &Place) -> Option<&Partition> {
+        self.slots.get(*self.by_place.get(topic.as_str())?.get(number)?)
     }
 
-    fn get_mut(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
-        self.topics.get_mut(topic)?.partitions.get_mut(&partition)
+    fn at_mut(&mut self, (topic, number): &Place) -> Option<&mut Partition> {
+        self.slots.get_mut(*self.by_place.get(topic.as_str())?.get(number)?)
     }
 }
 
@@ -291,7 +307,7 @@ mod tests {
         assert!(partitions.are_settled(&[place(0)]), "what did not get into the host is not waited for");
         assert_eq!(committed(partitions.next_commit(Some(&[place(0)]))), [(0, Some(2))]);
         partitions.forget(&[place(0)]);
-        assert_eq!(partitions.all(), [place(1)]);
+        assert_eq!((partitions.open(), partitions.len()), (vec![place(1)], 1));
     }
 
     #[test]
@@ -299,7 +315,7 @@ mod tests {
         let mut partitions = Partitions::default();
         partitions.assign(&[place(0)]);
         let tickets: Vec<_> = (0..4).map(|offset| take(&mut partitions, 0, offset)).collect();
-        assert!(partitions.fills("orders", 0, 4) && !partitions.fills("orders", 0, 4), "once");
+        assert!(partitions.fills(&tickets[3], 4) && !partitions.fills(&tickets[3], 4), "once");
         assert_eq!(partitions.open(), []);
         partitions.resolve(&tickets[0]);
         assert!(!partitions.has_room(&tickets[0], 4), "3 of 4 are open");

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use slab::Slab;
+
 use super::{message::Read, partitions::Ticket};
 use crate::{
     channel::{Credit, InOrder},
     event::Event,
-    receipt::{Answer, Cause},
+    receipt::{Answer, Answers, Cause},
     source::SourceContext,
 };
 
@@ -15,7 +17,7 @@ pub(super) struct Taken {
     pub(super) ticket: Ticket,
     pub(super) event: Arc<Event>,
     /// What it is recognised by when it comes again.
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     /// It claims to be a CloudEvent and is none: why.
     invalid: Option<String>,
 }
@@ -27,7 +29,9 @@ pub(super) struct Answered {
 }
 
 impl Taken {
-    pub(super) fn new(ticket: Ticket, Read { event, key, invalid }: Read) -> Self {
+    pub(super) fn new(ticket: Ticket, Read { mut event, key, invalid }: Read, ctx: &SourceContext) -> Self {
+        // Before it is shared, or completing it would copy it.
+        ctx.complete(&mut event);
         Self { ticket, event: Arc::new(event), key, invalid: invalid.map(|why| why.to_string()) }
     }
 
@@ -35,19 +39,47 @@ impl Taken {
         self.invalid.is_some()
     }
 
-    /// Send it through the control channel; the answer is still to come.
-    pub(super) async fn handle(self, ctx: &SourceContext, credit: Credit) -> impl Future<Output = Answered> + Send + 'static {
-        let place = InOrder { line: self.ticket.line.clone(), at: self.ticket.offset };
-        let pending = ctx.send_in_order(self.event.clone(), self.key.clone(), place, credit).await;
-        async move { Answered { answer: pending.answer().await, taken: self } }
-    }
-
     /// Keep what is no event as a dead letter.
     pub(super) async fn dead(self, ctx: SourceContext, credit: Credit) -> Answered {
         let reason = self.invalid.clone().unwrap_or_default();
-        let kept = ctx.dead_letter(Event::clone(&self.event), Some(self.key.clone()), reason.clone()).await;
+        let kept = ctx.dead_letter(Event::clone(&self.event), Some(self.key.to_string()), reason.clone()).await;
         drop(credit);
         let answer = if kept.is_ok() { Answer::Dead { reason } } else { Answer::Again { after: None, cause: Cause::Host } };
         Answered { taken: self, answer }
+    }
+}
+
+/// The messages inside the host: at most one for each credit, and those whose answer nobody has looked at yet.
+#[derive(Default)]
+pub(super) struct InFlight {
+    taken: Slab<Taken>,
+    answers: Arc<Answers>,
+    given: Vec<(usize, Answer)>,
+}
+
+impl InFlight {
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+
+    /// Send a message through the control channel; the answer is still to come.
+    pub(super) async fn send(&mut self, ctx: &SourceContext, taken: Taken, credit: Credit) {
+        let place = InOrder { line: taken.ticket.line.clone(), at: taken.ticket.offset };
+        let (event, key) = (taken.event.clone(), taken.key.clone());
+        let receipt = self.answers.receipt(self.taken.insert(taken));
+        ctx.send_in_order(event, key, place, receipt, credit).await;
+    }
+
+    /// Wait for answers: for all that are there, at least one. Cancel safe.
+    pub(super) async fn wait(&mut self) {
+        if self.given.is_empty() {
+            self.answers.take(&mut self.given).await;
+        }
+    }
+
+    /// The next answer of those that were waited for.
+    pub(super) fn next(&mut self) -> Option<Answered> {
+        let (number, answer) = self.given.pop()?;
+        Some(Answered { taken: self.taken.remove(number), answer })
     }
 }
