@@ -123,9 +123,14 @@ pub(in crate::source::poller) async fn with_bytes(
     Ok(rows)
 }
 
-/// The type of a key column, as a cast names it.
+/// The type of a key column with its collation, as they stand behind a cast: with another collation no index on the column helps.
 pub(in crate::source::poller) async fn key_type(open: &mut Open<PostgresKind>, table: &str, key: &str) -> sqlx::Result<String> {
-    const STATEMENT: &str = "SELECT (SELECT format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = $1::regclass AND attname = $2)";
+    const STATEMENT: &str = "SELECT (
+        SELECT format_type(a.atttypid, -1) || coalesce(' COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(c.collname), '')
+        FROM pg_attribute AS a
+            LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
+            LEFT JOIN pg_namespace AS n ON n.oid = c.collnamespace
+        WHERE a.attrelid = $1::regclass AND a.attname = $2)";
     if let Some(known) = &open.key_type {
         return Ok(known.clone());
     }
