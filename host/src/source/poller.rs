@@ -51,7 +51,7 @@ const MAX_BATCH: usize = 256;
 /// The longest wait between two attempts to reach a database that does not answer.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// How long answers gather before they are carried out, unless there are enough for a transaction: each costs the database a write to disk.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
 /// The shortest time from one poll to the next that a notification asks for.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often a stop tries to mark what was handled before it leaves that to the lease.

@@ -21,7 +21,7 @@ use std::{
 use super::{
     Answered, Found, Mode, PollError,
     database::{Database, DatabaseError},
-    row::{Row, Value},
+    row::{self, Value},
 };
 use crate::{channel::Origin, config::ClaimDone, receipt::Answer, source::SourceContext};
 
@@ -137,7 +137,8 @@ impl Claims {
         }
     }
 
-    async fn take(&mut self, limit: usize) -> Result<Vec<(Claim, Row)>, DatabaseError> {
+    /// Claim rows, each with what it holds as a JSON object.
+    async fn take(&mut self, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
         match &mut self.database {
             Database::Sqlite(db) => sqlite::take(db, &self.table, &self.owner, limit).await,
             Database::Postgres(db) => postgres::take(db, &self.table, &self.owner, limit).await,
@@ -212,10 +213,10 @@ impl Mode for Claims {
         };
         let taken = taken.inspect_err(|_| self.in_doubt = true)?;
         self.held.extend(taken.iter().map(|(claim, _)| claim.key.to_text()));
-        let found = |(claim, row): (Claim, Row)| {
+        let found = |(claim, json): (Claim, String)| {
             let id = claim.key.to_text();
             let key = format!("{id}#{}", claim.generation);
-            Found { event: row.into_event(id, Some(&self.table.table)).into(), key, ticket: claim }
+            Found { event: row::event(id, Some(&self.table.table), json).into(), key, ticket: claim }
         };
         Ok(taken.into_iter().map(found).collect())
     }

@@ -32,21 +32,26 @@ impl Row {
 
     /// The event that says: there is this row.
     pub(super) fn into_event(self, id: String, table: Option<&str>) -> Event {
-        Event {
-            id,
-            ty: "koksmat.database.row".into(),
-            subject: table.map(str::to_owned),
-            datacontenttype: Some("application/json".into()),
-            data: self.to_json().into(),
-            ..Event::default()
-        }
+        event(id, table, self.to_json())
     }
 
     /// The row as a JSON object. Of two columns with one name the last is kept.
-    fn to_json(&self) -> String {
+    pub(super) fn to_json(&self) -> String {
         let columns: BTreeMap<&str, &Value> = self.0.iter().map(|(name, value)| (name.as_str(), value)).collect();
         // Nothing in it can fail: its keys are text.
         serde_json::to_string(&columns).unwrap_or_default()
+    }
+}
+
+/// The event that says: there is this row. `json` is the row as a JSON object.
+pub(super) fn event(id: String, table: Option<&str>, json: String) -> Event {
+    Event {
+        id,
+        ty: "koksmat.database.row".into(),
+        subject: table.map(str::to_owned),
+        datacontenttype: Some("application/json".into()),
+        data: json.into(),
+        ..Event::default()
     }
 }
 

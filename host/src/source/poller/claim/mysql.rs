@@ -50,7 +50,7 @@ enum KeyKind {
 }
 
 /// Claim at most `limit` rows, lowest keys first.
-pub(super) async fn take(db: &mut MySql, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, Row)>, DatabaseError> {
+pub(super) async fn take(db: &mut MySql, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
     let open = db.connection().await?;
     let mut taken = in_time(try_take(open, table, owner, limit)).await;
     if taken.as_ref().is_err_and(is_deadlock) {
@@ -59,7 +59,7 @@ pub(super) async fn take(db: &mut MySql, table: &Table, owner: &str, limit: usiz
     db.check("claiming rows", taken)
 }
 
-async fn try_take(open: &mut Open<MySqlKind>, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, Row)>> {
+async fn try_take(open: &mut Open<MySqlKind>, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, String)>> {
     let Some(kind) = key_kind(open, table).await? else { return Ok(Vec::new()) };
     // Look without a lock first: most polls find nothing, and an idle poller should be in nobody's way.
     let look = candidates(table, kind, owner, 1, None).build().fetch_optional(&mut open.connection).await?;
@@ -78,7 +78,7 @@ async fn try_take(open: &mut Open<MySqlKind>, table: &Table, owner: &str, limit:
     let mut claimed = claim(&mut transaction, table, owner, &found).await?;
     transaction.commit().await?;
     // Of two rows with one key one is taken, and none that somebody else claimed between the look and the lock.
-    Ok(found.into_iter().filter_map(|(key, row)| Some((claimed.remove(&key)?, row))).collect())
+    Ok(found.into_iter().filter_map(|(key, row)| Some((claimed.remove(&key)?, row.to_json()))).collect())
 }
 
 /// Rows that may be claimed: first the key as a claim has it, then all columns. From a key on they are locked, and those that somebody else

@@ -12,10 +12,10 @@ use super::{Claim, ClaimDone, Completion, SWEEP, Table, millis};
 use crate::source::poller::{
     database::{
         DatabaseError,
-        postgres::{Postgres, PostgresKind, decode, key_type, name, with_bytes},
+        postgres::{Postgres, PostgresKind, as_json, key_type, name},
         server::{Open, in_time},
     },
-    row::{Row, Value},
+    row::Value,
 };
 
 pub(super) const SETUP: &str = "\
@@ -34,13 +34,13 @@ const OURS: &str = "c.source = $1 AND c.row_table = $2";
 const FREE: &str = "c.done_at IS NULL AND c.lease_until <= clock_timestamp()";
 
 /// Claim at most `limit` rows, lowest keys first.
-pub(super) async fn take(db: &mut Postgres, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, Row)>, DatabaseError> {
+pub(super) async fn take(db: &mut Postgres, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
     let open = db.connection().await?;
     let taken = in_time(try_take(&mut open.connection, table, owner, limit)).await;
     db.check("claiming rows", taken)
 }
 
-async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, Row)>> {
+async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, String)>> {
     let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
     let text = format!("(t.{key}::text COLLATE \"C\")");
     // A subquery for each row, in the order of the keys until there are enough, and not a join, for which all would be read. "Is not true"
@@ -58,7 +58,7 @@ async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, lim
             SELECT k, r, row_number() OVER () AS n FROM free
          ), claimed AS (
             INSERT INTO koksmat_claims AS c (source, row_table, row_key, generation, epoch, owner, lease_until)
-            SELECT DISTINCT ON (k) $1, $2, k, replace(gen_random_uuid()::text, '-', ''), 1, $3, {NOW} + $5 * interval '1 millisecond'
+            SELECT DISTINCT ON (k) $1, $2, k, $6, 1, $3, {NOW} + $5 * interval '1 millisecond'
             FROM numbered ORDER BY k
             ON CONFLICT (source, row_table, row_key) DO UPDATE
                SET epoch = c.epoch + 1, owner = excluded.owner, lease_until = excluded.lease_until WHERE {FREE}
@@ -67,16 +67,18 @@ async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, lim
          SELECT c.row_key, c.generation, c.epoch, f.r FROM claimed AS c JOIN numbered AS f ON f.k = c.row_key ORDER BY f.n"
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let query = ours(statement, table).bind(owner).bind(limit).bind(millis(table.lease));
+    // One for all: a statement claims a row once.
+    let generation = uuid::Uuid::new_v4().simple().to_string();
+    let query = ours(statement, table).bind(owner).bind(limit).bind(millis(table.lease)).bind(generation);
     let (mut keys, mut claims, mut found) = (HashSet::new(), Vec::new(), Vec::new());
     for row in query.fetch_all(&mut *connection).await? {
         let key: String = row.try_get(0)?;
         if keys.insert(key.clone()) {
             claims.push(Claim { key: Value::Text(key), generation: row.try_get(1)?, epoch: row.try_get(2)? });
-            found.push(decode(row.try_get(3)?)?);
+            found.push(row.try_get(3)?);
         }
     }
-    let found = with_bytes(connection, &format!("SELECT * FROM {rows}"), found).await?;
+    let found = as_json(connection, &format!("SELECT * FROM {rows}"), found).await?;
     Ok(claims.into_iter().zip(found).collect())
 }
 

@@ -37,13 +37,13 @@ const OURS: &str = "source = ?1 AND row_table = ?2";
 const FREE: &str = "done_at IS NULL AND lease_until <= CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
 /// Claim at most `limit` rows, lowest keys first.
-pub(super) async fn take(db: &mut Sqlite, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, Row)>, DatabaseError> {
+pub(super) async fn take(db: &mut Sqlite, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
     let connection = db.connection().await?;
     let taken = try_take(connection, table, owner, limit).await;
     db.check("claiming rows", taken)
 }
 
-async fn try_take(connection: &mut SqliteConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, Row)>> {
+async fn try_take(connection: &mut SqliteConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, String)>> {
     // Look without a lock first: most polls find nothing, and an idle poller should be in nobody's way.
     if candidates(connection, table, owner, 1).await?.is_empty() {
         return Ok(Vec::new());
@@ -54,7 +54,7 @@ async fn try_take(connection: &mut SqliteConnection, table: &Table, owner: &str,
         let Row(mut columns) = decode(&row)?;
         let (_, key) = columns.remove(0);
         if let Some(claim) = claim(&mut transaction, table, owner, key).await? {
-            taken.push((claim, Row(columns)));
+            taken.push((claim, Row(columns).to_json()));
         }
     }
     transaction.commit().await?;

@@ -98,6 +98,20 @@ fn value(json: &RawValue) -> Value {
     }
 }
 
+/// Rows that the database wrote as JSON objects, with bytes as everywhere. `statement` gives these rows.
+pub(in crate::source::poller) async fn as_json(
+    connection: &mut PgConnection,
+    statement: &str,
+    rows: Vec<String>,
+) -> sqlx::Result<Vec<String>> {
+    // The usual row is passed on as it is.
+    if !rows.iter().any(|row| row.contains(r#""\\x"#)) {
+        return Ok(rows);
+    }
+    let decoded = rows.iter().map(|row| decode(row)).collect::<sqlx::Result<_>>()?;
+    Ok(with_bytes(connection, statement, decoded).await?.iter().map(Row::to_json).collect())
+}
+
 /// In JSON the database writes bytes as `\x` and digits. Where something looks so, `statement`, which gives these rows, is asked for the
 /// types of its columns.
 pub(in crate::source::poller) async fn with_bytes(
