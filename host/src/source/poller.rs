@@ -245,7 +245,7 @@ impl<M: Mode> Poller<M> {
         if self.failures > 0 && !self.settle().await {
             return;
         }
-        let mut credits = self.take_credits();
+        let credits = self.take_credits();
         if credits.is_empty() {
             // Nobody looked: there may be more.
             self.more = true;
@@ -258,10 +258,9 @@ impl<M: Mode> Poller<M> {
                 if !self.holds() {
                     self.renewal = self.next_renewal(started);
                 }
-                for (found, credit) in found.into_iter().zip(credits.drain(..)) {
-                    self.send(found, credit).await;
+                if self.send(found, credits).await {
+                    self.hurry();
                 }
-                self.hurry();
             }
             Err(error) => self.failed(&error),
         }
@@ -279,23 +278,58 @@ impl<M: Mode> Poller<M> {
         std::iter::from_fn(|| self.ctx.credits().try_acquire()).take(MAX_BATCH).collect()
     }
 
-    async fn send(&mut self, found: Found<M::Ticket>, credit: Credit) {
-        let Found { event, key, ticket } = found;
-        let pending = self.ctx.send(event, Some(key), credit).await;
-        self.in_flight.push(async move { Answered { ticket, answer: pending.answer().await } }.boxed());
+    /// Send what was found, while the database carries out the answers to what was found before, if there are enough. `false`: some are still
+    /// owed.
+    async fn send(&mut self, found: Vec<Found<M::Ticket>>, credits: Vec<Credit>) -> bool {
+        self.gather();
+        let settles = self.has_enough();
+        let Self { ctx, mode, in_flight, answered, settle_due, .. } = self;
+        let settling = async {
+            if settles {
+                *settle_due = None;
+                mode.settle(answered).await?;
+            }
+            Ok(())
+        };
+        let sending = async move {
+            for (Found { event, key, ticket }, credit) in found.into_iter().zip(credits) {
+                let pending = ctx.send(event, Some(key), credit).await;
+                in_flight.push(async move { Answered { ticket, answer: pending.answer().await } }.boxed());
+            }
+        };
+        let (settled, ()) = tokio::join!(settling, sending);
+        match settled {
+            Ok(()) if settles => self.look_again(),
+            Ok(()) => {}
+            Err(error) => {
+                self.failed(&error);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Every answer that is there, to be carried out soon.
+    fn gather(&mut self) {
+        while let Some(Some(answered)) = self.in_flight.next().now_or_never() {
+            self.answered.push(answered);
+        }
+        if !self.answered.is_empty() {
+            self.settle_due.get_or_insert_with(|| Instant::now() + GATHER);
+        }
+    }
+
+    /// Whether there are as many answers as a transaction should have.
+    fn has_enough(&self) -> bool {
+        self.answered.len() >= (self.ctx.credits().limit() / 2).clamp(1, MAX_BATCH)
     }
 
     /// One answer, and every other that is there already. They share a transaction, with those that come soon.
     async fn take_answer(&mut self, first: Answered<M::Ticket>) {
         self.answered.push(first);
-        while let Some(Some(answered)) = self.in_flight.next().now_or_never() {
-            self.answered.push(answered);
-        }
-        let enough = (self.ctx.credits().limit() / 2).min(MAX_BATCH);
-        if self.in_flight.is_empty() || self.answered.len() >= enough {
+        self.gather();
+        if self.in_flight.is_empty() || self.has_enough() {
             self.carry_out().await;
-        } else if self.settle_due.is_none() {
-            self.settle_due = Some(Instant::now() + GATHER);
         }
     }
 
@@ -307,10 +341,15 @@ impl<M: Mode> Poller<M> {
         // store fails would hand the same rows round and round.
         if self.failures == 0 && self.settle().await && handled {
             self.hurry();
-            if self.passed_by {
-                self.passed_by = self.holds();
-                self.due = self.due.min(self.asked + PAUSE);
-            }
+            self.look_again();
+        }
+    }
+
+    /// Rows were handled: what was passed by because they were in flight is looked at.
+    fn look_again(&mut self) {
+        if self.passed_by {
+            self.passed_by = self.holds();
+            self.due = self.due.min(self.asked + PAUSE);
         }
     }
 
