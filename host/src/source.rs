@@ -240,13 +240,6 @@ impl SourceContext {
         self.health.source_held_back(&self.origin, why);
     }
 
-    /// The same for one that may be shared: one that is sent again has it all and is not copied.
-    fn complete_shared(&self, event: &mut Arc<Event>) {
-        if event.id.is_empty() || event.source.is_empty() || event.time.is_none() {
-            self.complete(Arc::make_mut(event));
-        }
-    }
-
     /// Fill in what an event must have and its maker left out.
     pub(crate) fn complete(&self, event: &mut Event) {
         if event.id.is_empty() {
@@ -257,6 +250,13 @@ impl SourceContext {
         }
         if event.time.is_none() {
             event.time = Some(jiff::Timestamp::now().to_string());
+        }
+    }
+
+    /// The same for one that may be shared: one that is sent again has it all and is not copied.
+    fn complete_shared(&self, event: &mut Arc<Event>) {
+        if event.id.is_empty() || event.source.is_empty() || event.time.is_none() {
+            self.complete(Arc::make_mut(event));
         }
     }
 }
