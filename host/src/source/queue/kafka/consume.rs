@@ -549,7 +549,7 @@ impl<'a> Consumption<'a> {
         // A rebalance may be on, and the broker confirms no commit before it is over.
         let give_up = Instant::now() + LAST_COMMITS;
         self.commits.hasten(Instant::now());
-        while self.partitions.uncommitted() > 0 && Instant::now() < give_up {
+        while self.partitions.owe_commits() && Instant::now() < give_up {
             let now = Instant::now();
             self.let_go(now);
             if self.commits.are_due(now, false) {

@@ -60,6 +60,11 @@ impl Offsets {
         self.unconfirmed.len() + self.resolved
     }
 
+    /// Whether there is something to commit that is not known to be committed. What is resolved behind an open event cannot be.
+    pub(super) fn owes_commit(&self) -> bool {
+        !self.unconfirmed.is_empty()
+    }
+
     /// The offset to commit, if there is a new one. It is not handed out again unless [`commit_failed`](Self::commit_failed).
     pub(super) fn next_commit(&mut self) -> Option<i64> {
         let committable = self.committable.filter(|_| self.committable != self.handed)?;
@@ -125,7 +130,7 @@ mod tests {
         assert_eq!(offsets.uncommitted(), 2);
         assert_eq!(offsets.next_commit(), Some(1));
         offsets.confirm(1);
-        assert_eq!(offsets.uncommitted(), 1, "2 waits for 1");
+        assert_eq!((offsets.uncommitted(), offsets.owes_commit()), (1, false), "2 waits for 1");
         offsets.resolve(1);
         assert_eq!((offsets.uncommitted(), offsets.next_commit()), (2, Some(3)));
         offsets.confirm(3);

@@ -174,6 +174,11 @@ impl Partitions {
         self.uncommitted
     }
 
+    /// Whether there is something to commit that is not known to be committed.
+    pub(super) fn owe_commits(&self) -> bool {
+        self.slots.iter().any(|(_, partition)| partition.offsets.owes_commit())
+    }
+
     /// What was handed out for these is not committed.
     pub(super) fn commit_failed(&mut self, places: &[Place]) {
         for place in places {
