@@ -125,18 +125,20 @@ impl Answers {
         }
     }
 
-    /// All that were given, at least one, at the end of `into`. Cancel safe.
+    /// All that were given, at least one, into `into`, which is empty. Cancel safe.
     pub(crate) async fn take(&self, into: &mut Vec<(usize, Answer)>) {
         loop {
-            {
-                let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-                if !given.is_empty() {
-                    into.append(&mut given);
-                    return;
-                }
+            self.take_now(into);
+            if !into.is_empty() {
+                return;
             }
             self.bell.notified().await;
         }
+    }
+
+    /// All that were given by now, at the end of `into`.
+    pub(crate) fn take_now(&self, into: &mut Vec<(usize, Answer)>) {
+        into.append(&mut self.given.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

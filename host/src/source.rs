@@ -18,6 +18,7 @@ use crate::{
 
 pub(crate) mod backoff;
 mod http;
+mod in_flight;
 pub mod memory;
 pub mod poller;
 pub mod queue;
@@ -121,10 +122,10 @@ impl SourceContext {
         self.deliver(event.into(), key, credit, Intake::Direct { place: None }).await
     }
 
-    /// Like [`send`](Self::send), from a source that acknowledges in order, "everything up to here", and wants the answer where `receipt`
-    /// says. The event has to be [complete](Self::complete).
-    pub(crate) async fn send_in_order(&self, event: Arc<Event>, key: Arc<str>, place: InOrder, receipt: Receipt, credit: Credit) {
-        let (origin, intake) = (self.origin.clone(), Intake::Direct { place: Some(place) });
+    /// Like [`send`](Self::send), from a source that wants the answer where `receipt` says. The event has to be [complete](Self::complete).
+    /// `place` is for one that acknowledges in order, "everything up to here".
+    pub(crate) async fn send_with(&self, event: Arc<Event>, key: Arc<str>, place: Option<InOrder>, receipt: Receipt, credit: Credit) {
+        let (origin, intake) = (self.origin.clone(), Intake::Direct { place });
         self.control.send(Delivery { event, origin, key: Some(key), receipt, credit, intake }).await;
     }
 
@@ -254,7 +255,7 @@ impl SourceContext {
     }
 
     /// The same for one that may be shared: one that is sent again has it all and is not copied.
-    fn complete_shared(&self, event: &mut Arc<Event>) {
+    pub(crate) fn complete_shared(&self, event: &mut Arc<Event>) {
         if event.id.is_empty() || event.source.is_empty() || event.time.is_none() {
             self.complete(Arc::make_mut(event));
         }

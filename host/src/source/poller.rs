@@ -16,16 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, Either, pending},
-    stream::FuturesUnordered,
-};
+use futures_util::future::{Either, pending};
 
 use tokio::sync::Notify;
 
 use self::{claim::Claims, condition::Condition, cursor::Cursor, database::Database, query::Query};
-use super::{Source, SourceContext, SourceError, backoff::Backoff};
+use super::{Source, SourceContext, SourceError, backoff::Backoff, in_flight::InFlight};
 use crate::{
     channel::Credit,
     config::{PollMode, PollerConfig},
@@ -74,6 +70,20 @@ trait Mode: Send {
     /// Carry out answers. Whatever was carried out has left `answered` when this returns, with an error too.
     fn settle(&mut self, answered: &mut Vec<Answered<Self::Ticket>>) -> impl Future<Output = Result<(), PollError>> + Send;
 
+    /// Carry out answers and take what is new; at once, where the database can.
+    fn exchange(
+        &mut self,
+        answered: &mut Vec<Answered<Self::Ticket>>,
+        limit: usize,
+    ) -> impl Future<Output = Exchanged<Self::Ticket>> + Send {
+        one_after_the_other(self, answered, limit)
+    }
+
+    /// Whether the last poll looked at everything there is, if it found less than it could take.
+    fn looked_at_all(&self) -> bool {
+        true
+    }
+
     /// How often what is in flight, or handled and not marked yet, has to be held on to.
     fn renew_every(&self) -> Option<Duration> {
         None
@@ -89,7 +99,7 @@ trait Mode: Send {
 struct Found<T> {
     event: Arc<Event>,
     /// What it is recognised by when it comes again.
-    key: String,
+    key: Arc<str>,
     ticket: T,
 }
 
@@ -97,6 +107,12 @@ struct Found<T> {
 struct Answered<T> {
     ticket: T,
     answer: Answer,
+}
+
+/// What became of both halves of an exchange.
+struct Exchanged<T> {
+    settled: Result<(), PollError>,
+    found: Result<Vec<Found<T>>, PollError>,
 }
 
 /// Why a poll failed.
@@ -121,6 +137,17 @@ enum PollError {
     Backlog(u64),
 }
 
+/// Carry out answers, and take what is new unless that failed.
+async fn one_after_the_other<M: Mode + ?Sized>(
+    mode: &mut M,
+    answered: &mut Vec<Answered<M::Ticket>>,
+    limit: usize,
+) -> Exchanged<M::Ticket> {
+    let settled = if answered.is_empty() { Ok(()) } else { mode.settle(answered).await };
+    let found = if settled.is_ok() { mode.poll(limit).await } else { Ok(Vec::new()) };
+    Exchanged { settled, found }
+}
+
 impl PollerSource {
     /// A source that polls as `config` says.
     pub fn new(config: PollerConfig) -> Self {
@@ -135,7 +162,8 @@ impl Source for PollerSource {
 
     fn run(&self, ctx: SourceContext) -> Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + '_>> {
         let PollerConfig { database, setup, every, wake, mode } = self.config.clone();
-        let database = Database::new(&database, setup);
+        let url = database;
+        let database = Database::new(&url, setup.clone());
         let bell = Arc::new(Notify::new());
         let listening = match (&database, wake) {
             (Database::Postgres(db), Some(channel)) => Either::Left(wake::listen(db.kind().options().clone(), channel, bell.clone())),
@@ -144,8 +172,9 @@ impl Source for PollerSource {
         let polling = async move {
             match mode {
                 PollMode::Claim { table, key, filter, done, lease } => {
+                    let databases = [database, Database::new(&url, setup)];
                     let table = claim::Table { source: claim::name_of(ctx.origin()), table, key, filter, done, lease };
-                    Poller::new(ctx.clone(), every, bell, Claims::new(ctx, database, table)).run().await;
+                    Box::pin(Poller::new(ctx.clone(), every, bell, Claims::new(ctx, databases, table)).run()).await;
                 }
                 PollMode::Cursor { table, key, xid, filter } => {
                     let table = cursor::Table { table, key, xid, filter };
@@ -176,7 +205,9 @@ struct Poller<M: Mode> {
     bell: Arc<Notify>,
     mode: M,
     /// Events that were sent, at most one for each credit.
-    in_flight: FuturesUnordered<BoxFuture<'static, Answered<M::Ticket>>>,
+    in_flight: InFlight<M::Ticket>,
+    /// What was found and is not sent yet.
+    found: Vec<(Found<M::Ticket>, Credit)>,
     /// Answers that are not carried out yet.
     answered: Vec<Answered<M::Ticket>>,
     /// When they are carried out, however few they are.
@@ -191,7 +222,7 @@ struct Poller<M: Mode> {
     passed_by: bool,
     /// When what is in flight has to be held on to.
     renewal: Instant,
-    /// The last poll found as much as it could take: there is probably more.
+    /// The last poll found as much as it could take, or did not look everywhere: there is probably more.
     more: bool,
     backoff: Backoff,
     /// Failures in a row.
@@ -206,7 +237,8 @@ impl<M: Mode> Poller<M> {
             every,
             bell,
             mode,
-            in_flight: FuturesUnordered::new(),
+            in_flight: InFlight::default(),
+            found: Vec::new(),
             answered: Vec::new(),
             settle_due: None,
             due: now,
@@ -223,9 +255,13 @@ impl<M: Mode> Poller<M> {
     async fn run(mut self) {
         let (stopping, bell) = (self.ctx.stopping().clone(), self.bell.clone());
         while !stopping.is_cancelled() {
+            // While there is more to be had, what was found is sent beside the next poll.
+            if !self.has_room_for_more() {
+                self.send().await;
+            }
             tokio::select! {
                 () = stopping.cancelled() => {}
-                Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
+                () = self.in_flight.wait(), if !self.in_flight.is_empty() => self.take_answers().await,
                 () = at(self.settle_due.unwrap_or(self.due)), if self.settle_due.is_some() => self.carry_out().await,
                 () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
                 () = bell.notified() => self.wake(),
@@ -235,7 +271,7 @@ impl<M: Mode> Poller<M> {
         self.finish().await;
     }
 
-    /// Ask the database once: carry out what is owed, then take what is new.
+    /// Ask the database once: carry out what is owed, and take what is new.
     async fn poll(&mut self) {
         let started = Instant::now();
         (self.asked, self.due) = (started, started + self.every);
@@ -251,15 +287,26 @@ impl<M: Mode> Poller<M> {
             self.more = true;
             return;
         }
-        match self.mode.poll(credits.len()).await {
+        self.gather();
+        self.settle_due = None;
+        let (held, handled) = (self.holds(), self.any_handled());
+        let Self { ctx, mode, in_flight, answered, found, .. } = self;
+        let exchange = mode.exchange(answered, credits.len());
+        let (Exchanged { settled, found }, ()) = tokio::join!(exchange, send(ctx, in_flight, std::mem::take(found)));
+        if !held {
+            self.renewal = self.next_renewal(started);
+        }
+        match found {
             Ok(found) => {
-                self.recovered();
-                self.more = found.len() == credits.len();
-                if !self.holds() {
-                    self.renewal = self.next_renewal(started);
+                self.more = found.len() == credits.len() || !self.mode.looked_at_all();
+                self.found = found.into_iter().zip(credits).collect();
+                match settled {
+                    Ok(()) => self.recovered(),
+                    Err(error) => return self.failed(&error),
                 }
-                if self.send(found, credits).await {
-                    self.hurry();
+                self.hurry();
+                if handled {
+                    self.look_again();
                 }
             }
             Err(error) => self.failed(&error),
@@ -278,41 +325,14 @@ impl<M: Mode> Poller<M> {
         std::iter::from_fn(|| self.ctx.credits().try_acquire()).take(MAX_BATCH).collect()
     }
 
-    /// Send what was found, while the database carries out the answers to what was found before, if there are enough. `false`: some are still
-    /// owed.
-    async fn send(&mut self, found: Vec<Found<M::Ticket>>, credits: Vec<Credit>) -> bool {
-        self.gather();
-        let settles = self.has_enough();
-        let Self { ctx, mode, in_flight, answered, settle_due, .. } = self;
-        let settling = async {
-            if settles {
-                *settle_due = None;
-                mode.settle(answered).await?;
-            }
-            Ok(())
-        };
-        let sending = async move {
-            for (Found { event, key, ticket }, credit) in found.into_iter().zip(credits) {
-                let pending = ctx.send(event, Some(key), credit).await;
-                in_flight.push(async move { Answered { ticket, answer: pending.answer().await } }.boxed());
-            }
-        };
-        let (settled, ()) = tokio::join!(settling, sending);
-        match settled {
-            Ok(()) if settles => self.look_again(),
-            Ok(()) => {}
-            Err(error) => {
-                self.failed(&error);
-                return false;
-            }
-        }
-        true
+    async fn send(&mut self) {
+        send(&self.ctx, &mut self.in_flight, std::mem::take(&mut self.found)).await;
     }
 
     /// Every answer that is there, to be carried out soon.
     fn gather(&mut self) {
-        while let Some(Some(answered)) = self.in_flight.next().now_or_never() {
-            self.answered.push(answered);
+        while let Some((ticket, answer)) = self.in_flight.next() {
+            self.answered.push(Answered { ticket, answer });
         }
         if !self.answered.is_empty() {
             self.settle_due.get_or_insert_with(|| Instant::now() + GATHER);
@@ -324,19 +344,22 @@ impl<M: Mode> Poller<M> {
         self.answered.len() >= (self.ctx.credits().limit() / 2).clamp(1, MAX_BATCH)
     }
 
-    /// One answer, and every other that is there already. They share a transaction, with those that come soon.
-    async fn take_answer(&mut self, first: Answered<M::Ticket>) {
-        self.answered.push(first);
+    /// Every answer that is there. They share a transaction, with those that come soon.
+    async fn take_answers(&mut self) {
         self.gather();
         if self.in_flight.is_empty() || self.has_enough() {
-            self.carry_out().await;
+            if self.has_room_for_more() {
+                self.poll().await;
+            } else {
+                self.carry_out().await;
+            }
         }
     }
 
     /// Carry out the answers, and ask again where that makes room.
     async fn carry_out(&mut self) {
         self.settle_due = None;
-        let handled = self.answered.iter().any(|a| !matches!(a.answer, Answer::Again { .. }));
+        let handled = self.any_handled();
         // While the database does not answer, the next poll carries them out. What only came back waits for its turn, or a host whose
         // store fails would hand the same rows round and round.
         if self.failures == 0 && self.settle().await && handled {
@@ -378,9 +401,14 @@ impl<M: Mode> Poller<M> {
         self.renewal = self.next_renewal(Instant::now());
     }
 
+    /// An answer to be carried out is more than that an event comes again.
+    fn any_handled(&self) -> bool {
+        self.answered.iter().any(|a| !matches!(a.answer, Answer::Again { .. }))
+    }
+
     /// Something is in flight, or was handled and is not marked yet.
     fn holds(&self) -> bool {
-        !(self.in_flight.is_empty() && self.answered.is_empty())
+        !(self.in_flight.is_empty() && self.answered.is_empty() && self.found.is_empty())
     }
 
     fn next_renewal(&self, now: Instant) -> Instant {
@@ -389,10 +417,14 @@ impl<M: Mode> Poller<M> {
 
     /// Ask again at once when there is more; not before half of the credits are free, or each row would be a poll of its own.
     fn hurry(&mut self) {
-        let credits = self.ctx.credits();
-        if self.more && credits.free() * 2 >= credits.limit() {
+        if self.has_room_for_more() {
             self.due = Instant::now();
         }
+    }
+
+    fn has_room_for_more(&self) -> bool {
+        let credits = self.ctx.credits();
+        self.more && self.failures == 0 && credits.free() * 2 >= credits.limit() && !self.ctx.stopping().is_cancelled()
     }
 
     fn recovered(&mut self) {
@@ -412,9 +444,10 @@ impl<M: Mode> Poller<M> {
         self.failures = 0;
         self.backoff.reset();
         self.due = Instant::now();
+        self.send().await;
         while self.holds() {
             tokio::select! {
-                Some(answered) = self.in_flight.next() => self.take_answer(answered).await,
+                () = self.in_flight.wait(), if !self.in_flight.is_empty() => self.take_answers().await,
                 () = at(self.settle_due.unwrap_or(self.due)), if self.settle_due.is_some() => self.carry_out().await,
                 () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
                 () = at(self.due), if !self.answered.is_empty() => if self.settle().await { self.failures = 0 },
@@ -426,6 +459,15 @@ impl<M: Mode> Poller<M> {
                 return;
             }
         }
+    }
+}
+
+/// Send what was found.
+async fn send<T: Send>(ctx: &SourceContext, in_flight: &mut InFlight<T>, found: Vec<(Found<T>, Credit)>) {
+    for (Found { mut event, key, ticket }, credit) in found {
+        ctx.complete_shared(&mut event);
+        let receipt = in_flight.receipt(ticket);
+        ctx.send_with(event, key, None, receipt, credit).await;
     }
 }
 

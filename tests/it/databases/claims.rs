@@ -167,6 +167,28 @@ async fn a_row_that_somebody_else_has_locked_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_come_in_front_of_many_are_not_left_behind() {
+    for server in SERVERS {
+        let database = server.database("in_front").await;
+        let mut connection = events(&database).await;
+        let rows: Vec<String> = (1001..=3000).map(|id| format!("({id}, 'behind')")).collect();
+        connection.execute(&format!("INSERT INTO events (id, note) VALUES {}", rows.join(", "))).await;
+        let witness = Witness::start().await;
+        // No poll but the first that is not for more.
+        let settings = "every = \"1h\"\nin-flight = 16\nclaim = { table = \"events\", key = \"id\", done = \"delete\" }";
+        let host = TestHost::start(polling(&database, settings, &witness, "event.json().note")).await;
+        witness.hears(20).await;
+        connection.execute("INSERT INTO events (id, note) VALUES (1, 'in front'), (2, 'in front'), (3, 'in front')").await;
+        connection.until("SELECT count(*) FROM events", 0).await;
+        let heard = witness.heard();
+        assert_eq!(heard.len(), 2003, "{server:?}");
+        assert_eq!(heard.iter().filter(|note| *note == "in front").count(), 3, "{server:?}");
+        host.stop().await;
+        database.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rows_of_a_host_that_died_are_taken_over_when_its_leases_end() {
     for server in SERVERS {
         let database = server.database("died").await;

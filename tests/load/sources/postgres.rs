@@ -46,7 +46,7 @@ async fn compare_on(component: bool) {
 
 fn source(secret: &Path) -> String {
     format!(
-        "kind = \"poller\"\ndatabase = \"file:{}\"\nevery = \"1s\"\nin-flight = 512\nclaim = {{ table = \"orders\", key = \"id\", done = \"delete\" }}",
+        "kind = \"poller\"\ndatabase = \"file:{}\"\nevery = \"1s\"\nin-flight = 1024\nclaim = {{ table = \"orders\", key = \"id\", done = \"delete\" }}",
         secret.display()
     )
 }

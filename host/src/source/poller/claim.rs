@@ -15,12 +15,15 @@
 
 use std::{
     collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use self::store::ClaimStore;
 use super::{
-    Answered, Found, Mode, PollError,
+    Answered, Exchanged, Found, Mode, PollError,
     database::{Database, DatabaseError},
+    one_after_the_other,
     row::{self, Value},
 };
 use crate::{channel::Origin, config::ClaimDone, receipt::Answer, source::SourceContext};
@@ -28,6 +31,7 @@ use crate::{channel::Origin, config::ClaimDone, receipt::Answer, source::SourceC
 mod mysql;
 mod postgres;
 mod sqlite;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -73,21 +77,26 @@ const OWNER: &str = "owner";
 /// How many claims one sweep compares with their rows, and how often.
 const SWEEP: i64 = 1000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long a pass over the table may take while there is always more to take: then whatever is new in front has its turn.
+const PASS: Duration = Duration::from_secs(1);
 /// How long rows are tried one by one, when they cannot be completed together.
 const ONE_BY_ONE: Duration = Duration::from_secs(5);
 
 pub(super) struct Claims {
     ctx: SourceContext,
-    database: Database,
-    table: Table,
-    /// New whenever the source is started.
-    owner: String,
-    /// The store knows it.
+    store: ClaimStore,
+    /// A connection of its own for completing, where the database can claim meanwhile.
+    completing: Option<ClaimStore>,
+    /// The store of the host knows who claims.
     remembered: bool,
     /// Up to where the marks were compared with the rows; absent: from the beginning.
     swept: Option<Value>,
     /// When they are compared next.
     sweep_due: Instant,
+    /// Up to where rows were looked at in this pass over the table, and when it ends.
+    pass: Option<(Value, Instant)>,
+    /// The last look was behind rows that were passed by.
+    passed_by: bool,
     /// The keys of what is in flight or not completed yet.
     held: HashSet<String>,
     /// What was asked last may have happened or not: there was no answer.
@@ -100,16 +109,13 @@ pub(super) fn name_of(origin: &Origin) -> String {
 }
 
 impl Claims {
-    pub(super) fn new(ctx: SourceContext, mut database: Database, table: Table) -> Self {
-        match &mut database {
-            Database::Sqlite(db) => db.setup(sqlite::SETUP),
-            Database::Postgres(db) => db.setup(postgres::SETUP),
-            Database::MySql(db) => db.setup(mysql::SETUP),
-            Database::Unknown(_) => {}
-        }
-        let owner = uuid::Uuid::now_v7().to_string();
+    pub(super) fn new(ctx: SourceContext, databases: [Database; 2], table: Table) -> Self {
+        let (table, owner) = (Arc::new(table), Arc::from(uuid::Uuid::now_v7().to_string()));
+        let [store, completing] = databases.map(|database| ClaimStore::new(database, Arc::clone(&table), Arc::clone(&owner)));
+        // In SQLite one writes at a time. In MySQL the two would wait for each other's locks on ranges of keys.
+        let completing = Some(completing).filter(|store| matches!(store.database, Database::Postgres(_)));
         let (held, sweep_due) = (HashSet::new(), Instant::now());
-        Self { ctx, database, table, owner, remembered: false, swept: None, sweep_due, held, in_doubt: false }
+        Self { ctx, store, completing, remembered: false, swept: None, sweep_due, pass: None, passed_by: false, held, in_doubt: false }
     }
 
     /// Free what an earlier start of this host held, and have the store remember who holds from now on. An earlier owner of the same start
@@ -119,67 +125,64 @@ impl Claims {
         let known = self.ctx.state(OWNER).await?.into_iter().find(|(name, _)| name == OWNER);
         let known = known.and_then(|(_, value)| String::from_utf8(value).ok());
         if let Some((_, earlier)) = known.as_deref().and_then(|known| known.split_once(' ')).filter(|(of, _)| **of != start) {
-            let earlier = earlier.to_owned();
-            self.free(&earlier, &[]).await?;
+            self.store.free(earlier, &[]).await?;
         }
-        self.ctx.set_state(vec![(OWNER.into(), Some(format!("{start} {}", self.owner).into_bytes()))]).await?;
+        self.ctx.set_state(vec![(OWNER.into(), Some(format!("{start} {}", self.store.owner).into_bytes()))]).await?;
         self.remembered = true;
         Ok(())
     }
 
-    /// End every lease of `owner`, but for those of the rows to `keep`.
-    async fn free(&mut self, owner: &str, keep: &[String]) -> Result<(), DatabaseError> {
-        match &mut self.database {
-            Database::Sqlite(db) => sqlite::free(db, &self.table, owner, keep).await,
-            Database::Postgres(db) => postgres::free(db, &self.table, owner, keep).await,
-            Database::MySql(db) => mysql::free(db, &self.table, owner, keep).await,
-            Database::Unknown(unknown) => Err(unknown.error()),
+    /// What has to be right before rows are claimed.
+    async fn prepare(&mut self) -> Result<(), PollError> {
+        if !self.remembered {
+            self.succeed().await?;
         }
-    }
-
-    /// Claim rows, each with what it holds as a JSON object.
-    async fn take(&mut self, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
-        match &mut self.database {
-            Database::Sqlite(db) => sqlite::take(db, &self.table, &self.owner, limit).await,
-            Database::Postgres(db) => postgres::take(db, &self.table, &self.owner, limit).await,
-            Database::MySql(db) => mysql::take(db, &self.table, &self.owner, limit).await,
-            Database::Unknown(unknown) => Err(unknown.error()),
-        }
-    }
-
-    /// Complete claims, all or none. How many of them had been lost.
-    async fn complete(&mut self, claims: &[(Claim, Completion)]) -> Result<usize, DatabaseError> {
-        match &mut self.database {
-            Database::Sqlite(db) => sqlite::complete(db, &self.table, &self.owner, claims).await,
-            Database::Postgres(db) => postgres::complete(db, &self.table, &self.owner, claims).await,
-            Database::MySql(db) => mysql::complete(db, &self.table, &self.owner, claims).await,
-            Database::Unknown(unknown) => Err(unknown.error()),
-        }
-    }
-
-    /// Forget the next few claims whose row is gone.
-    async fn sweep(&mut self) -> Result<(), DatabaseError> {
+        self.resolve_doubt().await?;
         let now = Instant::now();
-        if now < self.sweep_due {
-            return Ok(());
+        if now >= self.sweep_due {
+            self.sweep_due = now + SWEEP_EVERY;
+            self.swept = self.store.sweep(self.swept.take()).await.inspect_err(|_| self.in_doubt = true)?;
         }
-        self.sweep_due = now + SWEEP_EVERY;
-        let from = self.swept.take();
-        self.swept = match &mut self.database {
-            Database::Sqlite(db) => sqlite::sweep(db, &self.table, from).await?,
-            Database::Postgres(db) => postgres::sweep(db, &self.table, from).await?,
-            Database::MySql(db) => mysql::sweep(db, &self.table, from).await?,
-            Database::Unknown(unknown) => return Err(unknown.error()),
-        };
         Ok(())
     }
 
-    async fn carry_out(&mut self, claims: &[(Claim, Completion)]) -> Result<(), DatabaseError> {
+    /// Give back what was claimed by a statement whose answer was lost: nobody here knows of it, and it would be held for ever.
+    async fn resolve_doubt(&mut self) -> Result<(), DatabaseError> {
+        if self.in_doubt {
+            let keep = self.held.iter().cloned().collect::<Vec<_>>();
+            self.store.free(&self.store.owner.clone(), &keep).await?;
+            self.in_doubt = false;
+        }
+        Ok(())
+    }
+
+    /// What was claimed when at most `limit` rows were asked for, as events.
+    fn taken(&mut self, limit: usize, taken: Result<Vec<(Claim, String)>, DatabaseError>) -> Result<Vec<Found<Claim>>, PollError> {
+        let pass = self.pass.take();
+        self.passed_by = pass.is_some();
+        let taken = taken.inspect_err(|_| self.in_doubt = true)?;
+        let now = Instant::now();
+        self.pass = taken.last().filter(|_| taken.len() >= limit).map(|(last, _)| {
+            let until = pass.map_or(now + PASS, |(_, until)| until);
+            (last.key.clone(), until)
+        });
+        self.pass.take_if(|(_, until)| now >= *until);
+        self.held.extend(taken.iter().map(|(claim, _)| claim.key.to_text()));
+        let found = |(claim, json): (Claim, String)| {
+            let id = claim.key.to_text();
+            let key = format!("{id}#{}", claim.generation).into();
+            Found { event: row::event(id, Some(&self.store.table.table), json).into(), key, ticket: claim }
+        };
+        Ok(taken.into_iter().map(found).collect())
+    }
+
+    /// These claims were completed, or not.
+    fn completed(&mut self, claims: &[(Claim, Completion)], lost: Result<usize, DatabaseError>) -> Result<(), DatabaseError> {
         // What was completed by a statement whose answer was lost is not held any more: that is nothing to complain about.
         let doubtful = self.in_doubt;
-        let lost = self.complete(claims).await.inspect_err(|error| self.in_doubt |= !error.is_refusal())?;
+        let lost = lost.inspect_err(|error| self.in_doubt |= !error.is_refusal())?;
         if lost > 0 && !doubtful {
-            let Table { source, table, .. } = &self.table;
+            let Table { source, table, .. } = &*self.store.table;
             tracing::warn!(source, table, lost, "leases ended before their rows were handled; these rows may be handled twice");
         }
         for (claim, _) in claims {
@@ -188,42 +191,15 @@ impl Claims {
         Ok(())
     }
 
-    /// Give back what was claimed by a statement whose answer was lost: nobody here knows of it, and it would be held for ever.
-    async fn resolve_doubt(&mut self) -> Result<(), DatabaseError> {
-        if self.in_doubt {
-            let (owner, keep) = (self.owner.clone(), self.held.iter().cloned().collect::<Vec<_>>());
-            self.free(&owner, &keep).await?;
-            self.in_doubt = false;
-        }
-        Ok(())
-    }
-}
-
-impl Mode for Claims {
-    type Ticket = Claim;
-
-    async fn poll(&mut self, limit: usize) -> Result<Vec<Found<Claim>>, PollError> {
-        if !self.remembered {
-            self.succeed().await?;
-        }
-        self.resolve_doubt().await?;
-        let taken = match self.sweep().await {
-            Ok(()) => self.take(limit).await,
-            Err(error) => Err(error),
-        };
-        let taken = taken.inspect_err(|_| self.in_doubt = true)?;
-        self.held.extend(taken.iter().map(|(claim, _)| claim.key.to_text()));
-        let found = |(claim, json): (Claim, String)| {
-            let id = claim.key.to_text();
-            let key = format!("{id}#{}", claim.generation);
-            Found { event: row::event(id, Some(&self.table.table), json).into(), key, ticket: claim }
-        };
-        Ok(taken.into_iter().map(found).collect())
-    }
-
-    async fn settle(&mut self, answered: &mut Vec<Answered<Claim>>) -> Result<(), PollError> {
-        let claims: Vec<_> = answered.iter().map(|a| (a.ticket.clone(), completion(&a.answer))).collect();
-        match self.carry_out(&claims).await {
+    /// The answers were carried out together, or that failed: then one by one, so that a row which cannot be changed holds up none of the
+    /// others; those that had no turn have it first next time.
+    async fn settled(
+        &mut self,
+        answered: &mut Vec<Answered<Claim>>,
+        claims: Vec<(Claim, Completion)>,
+        together: Result<(), DatabaseError>,
+    ) -> Result<(), PollError> {
+        match together {
             Ok(()) => {
                 answered.clear();
                 return Ok(());
@@ -231,14 +207,16 @@ impl Mode for Claims {
             Err(error) if !error.is_refusal() => return Err(error.into()),
             Err(_) => {}
         }
-        // One by one, so that a row which cannot be changed holds up none of the others; those that had no turn have it first next time.
         let until = Instant::now() + ONE_BY_ONE;
         let mut problem = None;
         let (mut owed, mut failed) = (Vec::new(), Vec::new());
         for (answer, claim) in answered.drain(..).zip(claims) {
             if problem.is_some() && Instant::now() >= until {
                 owed.push(answer);
-            } else if let Err(error) = self.carry_out(&[claim]).await {
+                continue;
+            }
+            let lost = self.store.complete(std::slice::from_ref(&claim)).await;
+            if let Err(error) = self.completed(&[claim], lost) {
                 problem = Some(error);
                 failed.push(answer);
             }
@@ -247,20 +225,55 @@ impl Mode for Claims {
         *answered = owed;
         problem.map_or(Ok(()), |error| Err(error.into()))
     }
+}
+
+impl Mode for Claims {
+    type Ticket = Claim;
+
+    async fn poll(&mut self, limit: usize) -> Result<Vec<Found<Claim>>, PollError> {
+        self.prepare().await?;
+        let taken = self.store.take(limit, self.pass.as_ref().map(|(behind, _)| behind)).await;
+        self.taken(limit, taken)
+    }
+
+    async fn settle(&mut self, answered: &mut Vec<Answered<Claim>>) -> Result<(), PollError> {
+        let claims = completions(answered);
+        let lost = self.store.complete(&claims).await;
+        let together = self.completed(&claims, lost);
+        self.settled(answered, claims, together).await
+    }
+
+    async fn exchange(&mut self, answered: &mut Vec<Answered<Claim>>, limit: usize) -> Exchanged<Claim> {
+        if let Err(error) = self.prepare().await {
+            return Exchanged { settled: Ok(()), found: Err(error) };
+        }
+        let claims = completions(answered);
+        let (store, pass, completing) = match self {
+            Self { store, pass, completing: Some(completing), .. } if !claims.is_empty() => (store, pass, completing),
+            _ => return one_after_the_other(self, answered, limit).await,
+        };
+        let take = store.take(limit, pass.as_ref().map(|(behind, _)| behind));
+        let (taken, lost) = tokio::join!(take, completing.complete(&claims));
+        let together = self.completed(&claims, lost);
+        let found = self.taken(limit, taken);
+        Exchanged { settled: self.settled(answered, claims, together).await, found }
+    }
+
+    fn looked_at_all(&self) -> bool {
+        !self.passed_by
+    }
 
     fn renew_every(&self) -> Option<Duration> {
-        Some(self.table.lease / 3)
+        Some(self.store.table.lease / 3)
     }
 
     async fn renew(&mut self) -> Result<(), PollError> {
-        match &mut self.database {
-            Database::Sqlite(db) => sqlite::renew(db, &self.table, &self.owner).await?,
-            Database::Postgres(db) => postgres::renew(db, &self.table, &self.owner).await?,
-            Database::MySql(db) => mysql::renew(db, &self.table, &self.owner).await?,
-            Database::Unknown(unknown) => return Err(unknown.error().into()),
-        }
-        Ok(())
+        Ok(self.store.renew().await?)
     }
+}
+
+fn completions(answered: &[Answered<Claim>]) -> Vec<(Claim, Completion)> {
+    answered.iter().map(|a| (a.ticket.clone(), completion(&a.answer))).collect()
 }
 
 /// A dead event is done too: it is among the dead letters.

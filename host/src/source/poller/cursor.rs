@@ -183,7 +183,7 @@ impl Mode for Cursor {
 }
 
 fn found(number: u64, position: &Position, event: Arc<Event>) -> Found<Ticket> {
-    Found { event: event.clone(), key: position.key.clone(), ticket: Ticket { number, event } }
+    Found { event: event.clone(), key: position.key.as_str().into(), ticket: Ticket { number, event } }
 }
 
 /// Rows of transactions that ended, and before which none can be committed any more.

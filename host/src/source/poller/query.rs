@@ -140,7 +140,7 @@ impl Mode for Query {
 
 fn event(row: Row, ticket: Ticket, versioned: bool) -> Found<Ticket> {
     let key = if versioned { format!("{}@{}", escape(&ticket.key), ticket.version) } else { ticket.key.clone() };
-    Found { event: row.into_event(ticket.key.clone(), None).into(), key, ticket }
+    Found { event: row.into_event(ticket.key.clone(), None).into(), key: key.into(), ticket }
 }
 
 /// A key without `@`, or `a@b` in version `c` would be recognised as `a` in version `b@c`.

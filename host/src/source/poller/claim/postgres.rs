@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{AssertSqlSafe, PgConnection, Postgres as Db, Row as _, postgres::PgArguments, query::Query};
+use sqlx::{AssertSqlSafe, Postgres as Db, Row as _, postgres::PgArguments, query::Query};
 
 use super::{Claim, ClaimDone, Completion, SWEEP, Table, millis};
 use crate::source::poller::{
@@ -33,14 +33,31 @@ const OURS: &str = "c.source = $1 AND c.row_table = $2";
 /// A claim nobody holds and whose row is not done.
 const FREE: &str = "c.done_at IS NULL AND c.lease_until <= clock_timestamp()";
 
-/// Claim at most `limit` rows, lowest keys first.
-pub(super) async fn take(db: &mut Postgres, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
+/// Claim at most `limit` rows, lowest keys first, of those behind `behind`.
+pub(super) async fn take(
+    db: &mut Postgres,
+    table: &Table,
+    owner: &str,
+    limit: usize,
+    behind: Option<&Value>,
+) -> Result<Vec<(Claim, String)>, DatabaseError> {
     let open = db.connection().await?;
-    let taken = in_time(try_take(&mut open.connection, table, owner, limit)).await;
+    let taken = in_time(try_take(open, table, owner, limit, behind)).await;
     db.check("claiming rows", taken)
 }
 
-async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, String)>> {
+async fn try_take(
+    open: &mut Open<PostgresKind>,
+    table: &Table,
+    owner: &str,
+    limit: usize,
+    behind: Option<&Value>,
+) -> sqlx::Result<Vec<(Claim, String)>> {
+    let from = match behind {
+        Some(_) => format!("AND t.{} > $7::text::{}", name(&table.key), key_type(open, &table.table, &table.key).await?),
+        None => String::new(),
+    };
+    let connection = &mut open.connection;
     let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
     let text = format!("(t.{key}::text COLLATE \"C\")");
     // A subquery for each row, in the order of the keys until there are enough, and not a join, for which all would be read. "Is not true"
@@ -49,7 +66,7 @@ async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, lim
     let statement = format!(
         "WITH free AS (
             SELECT {text} AS k, row_to_json(t.*)::text AS r FROM {rows} AS t
-            WHERE t.{key} IS NOT NULL {filter}
+            WHERE t.{key} IS NOT NULL {from} {filter}
               AND (SELECT true FROM koksmat_claims AS c
                    WHERE {OURS} AND c.row_key = {text}
                      AND (c.done_at IS NOT NULL OR c.owner = $3 OR c.lease_until > {NOW})) IS NOT TRUE
@@ -70,6 +87,7 @@ async fn try_take(connection: &mut PgConnection, table: &Table, owner: &str, lim
     // One for all: a statement claims a row once.
     let generation = uuid::Uuid::new_v4().simple().to_string();
     let query = ours(statement, table).bind(owner).bind(limit).bind(millis(table.lease)).bind(generation);
+    let query = if let Some(behind) = behind { query.bind(behind.to_text()) } else { query };
     let (mut keys, mut claims, mut found) = (HashSet::new(), Vec::new(), Vec::new());
     for row in query.fetch_all(&mut *connection).await? {
         let key: String = row.try_get(0)?;
@@ -188,8 +206,8 @@ async fn try_sweep(open: &mut Open<PostgresKind>, table: &Table, from: Option<&V
 
 /// A statement whose first two parameters are the source and the table.
 ///
-/// The text is made of the constants here, quoted names and SQL of the operator's configuration; whatever comes from rows is bound. It is
-/// planned each time: a plan that was made for the few claims of the beginning is none for the many of later.
+/// The text is made of the constants here, quoted names and SQL of the operator's configuration; whatever comes from rows is bound. It stays
+/// prepared: there are few of them.
 fn ours<'q>(statement: String, table: &Table) -> Query<'q, Db, PgArguments> {
-    sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(table.source.clone()).bind(table.table.clone())
+    sqlx::query(AssertSqlSafe(statement)).bind(table.source.clone()).bind(table.table.clone())
 }

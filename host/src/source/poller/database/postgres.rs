@@ -27,8 +27,10 @@ pub(in crate::source::poller) struct PostgresKind {
     options: PgConnectOptions,
 }
 
-/// Limits of a session: who has to wait for a lock, or whose statement takes too long, is told so and tries again.
-const SESSION: &str = "SET lock_timeout = '2s'; SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '60s'";
+/// Limits of a session: who has to wait for a lock, or whose statement takes too long, is told so and tries again. Prepared statements are
+/// planned each time: a plan that was made for the few claims of the beginning is none for the many of later.
+const SESSION: &str = "SET lock_timeout = '2s'; SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '60s';
+    SET plan_cache_mode = force_custom_plan";
 const READ_ONLY: &str = "SET default_transaction_read_only = on";
 
 impl PostgresKind {

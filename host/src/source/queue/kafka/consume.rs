@@ -22,13 +22,13 @@ use super::{
     partitions::{self, Partitions, Place, Ticket, list, places},
     probe::Probe,
     rebalance::{Context, Happening},
-    taken::{Answered, InFlight, Taken},
+    taken::{Answered, Taken},
 };
 use crate::{
     channel::Credit,
     config::{Intake, KafkaConfig},
     receipt::Answer,
-    source::{SourceContext, SourceError},
+    source::{SourceContext, SourceError, in_flight::InFlight},
 };
 
 type Messages<'a> = MessageStream<'a, Context>;
@@ -82,7 +82,7 @@ struct Consumption<'a> {
     partitions: Partitions,
     leaving: VecDeque<Leaving>,
     /// Events inside the host.
-    in_flight: InFlight,
+    in_flight: InFlight<Taken>,
     /// What is no event, on its way to the dead letters.
     dying: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Events that came back and are sent again after a while. While there is one nothing new is taken.
@@ -355,7 +355,9 @@ impl<'a> Consumption<'a> {
             let Taken { ticket, event, key, .. } = taken;
             self.line.push(Waiting { of: ticket, event, key, _credit: credit });
         } else {
-            self.in_flight.send(&self.ctx, taken, credit).await;
+            let (event, key, place) = (taken.event.clone(), taken.key.clone(), taken.place());
+            let receipt = self.in_flight.receipt(taken);
+            self.ctx.send_with(event, key, Some(place), receipt, credit).await;
         }
     }
 
@@ -374,8 +376,8 @@ impl<'a> Consumption<'a> {
 
     /// All answers that have come.
     fn answers(&mut self) {
-        while let Some(answered) = self.in_flight.next() {
-            self.answered(answered);
+        while let Some((taken, answer)) = self.in_flight.next() {
+            self.answered(Answered { taken, answer });
         }
     }
 

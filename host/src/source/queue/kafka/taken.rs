@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use slab::Slab;
-
 use super::{message::Read, partitions::Ticket};
 use crate::{
     channel::{Credit, InOrder},
     event::Event,
-    receipt::{Answer, Answers, Cause},
+    receipt::{Answer, Cause},
     source::SourceContext,
 };
 
@@ -39,6 +37,11 @@ impl Taken {
         self.invalid.is_some()
     }
 
+    /// Where its event stands among those that are committed by "everything up to here".
+    pub(super) fn place(&self) -> InOrder {
+        InOrder { line: self.ticket.line.clone(), at: self.ticket.offset }
+    }
+
     /// Keep what is no event as a dead letter.
     pub(super) async fn dead(self, ctx: SourceContext, credit: Credit) -> Answered {
         let reason = self.invalid.clone().unwrap_or_default();
@@ -46,40 +49,5 @@ impl Taken {
         drop(credit);
         let answer = if kept.is_ok() { Answer::Dead { reason } } else { Answer::Again { after: None, cause: Cause::Host } };
         Answered { taken: self, answer }
-    }
-}
-
-/// The messages inside the host: at most one for each credit, and those whose answer nobody has looked at yet.
-#[derive(Default)]
-pub(super) struct InFlight {
-    taken: Slab<Taken>,
-    answers: Arc<Answers>,
-    given: Vec<(usize, Answer)>,
-}
-
-impl InFlight {
-    pub(super) fn is_empty(&self) -> bool {
-        self.taken.is_empty()
-    }
-
-    /// Send a message through the control channel; the answer is still to come.
-    pub(super) async fn send(&mut self, ctx: &SourceContext, taken: Taken, credit: Credit) {
-        let place = InOrder { line: taken.ticket.line.clone(), at: taken.ticket.offset };
-        let (event, key) = (taken.event.clone(), taken.key.clone());
-        let receipt = self.answers.receipt(self.taken.insert(taken));
-        ctx.send_in_order(event, key, place, receipt, credit).await;
-    }
-
-    /// Wait for answers: for all that are there, at least one. Cancel safe.
-    pub(super) async fn wait(&mut self) {
-        if self.given.is_empty() {
-            self.answers.take(&mut self.given).await;
-        }
-    }
-
-    /// The next answer of those that were waited for.
-    pub(super) fn next(&mut self) -> Option<Answered> {
-        let (number, answer) = self.given.pop()?;
-        Some(Answered { taken: self.taken.remove(number), answer })
     }
 }

@@ -1,0 +1,47 @@
+//! What a source has inside the host, and where the answers to it come together.
+
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::receipt::{Answer, Answers, Receipt};
+
+/// What is inside the host: at most one for each credit, and that whose answer nobody has looked at yet.
+pub(super) struct InFlight<T> {
+    inside: Slab<T>,
+    answers: Arc<Answers>,
+    given: Vec<(usize, Answer)>,
+}
+
+impl<T> Default for InFlight<T> {
+    fn default() -> Self {
+        Self { inside: Slab::new(), answers: Arc::default(), given: Vec::new() }
+    }
+}
+
+impl<T> InFlight<T> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.inside.is_empty()
+    }
+
+    /// The receipt of an event that is about to be sent; with its answer `of` is given back.
+    pub(super) fn receipt(&mut self, of: T) -> Receipt {
+        self.answers.receipt(self.inside.insert(of))
+    }
+
+    /// Wait for answers: for all that are there, at least one. Cancel safe.
+    pub(super) async fn wait(&mut self) {
+        if self.given.is_empty() {
+            self.answers.take(&mut self.given).await;
+        }
+    }
+
+    /// The next answer of those that are there.
+    pub(super) fn next(&mut self) -> Option<(T, Answer)> {
+        if self.given.is_empty() {
+            self.answers.take_now(&mut self.given);
+        }
+        let (number, answer) = self.given.pop()?;
+        Some((self.inside.remove(number), answer))
+    }
+}
