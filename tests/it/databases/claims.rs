@@ -171,7 +171,7 @@ async fn rows_that_come_in_front_of_many_are_not_left_behind() {
     for server in SERVERS {
         let database = server.database("in_front").await;
         let mut connection = events(&database).await;
-        let rows: Vec<String> = (1001..=3000).map(|id| format!("({id}, 'behind')")).collect();
+        let rows: Vec<String> = (1001..=1100).map(|id| format!("({id}, 'behind')")).collect();
         connection.execute(&format!("INSERT INTO events (id, note) VALUES {}", rows.join(", "))).await;
         let witness = Witness::start().await;
         // No poll but the first that is not for more.
@@ -181,7 +181,7 @@ async fn rows_that_come_in_front_of_many_are_not_left_behind() {
         connection.execute("INSERT INTO events (id, note) VALUES (1, 'in front'), (2, 'in front'), (3, 'in front')").await;
         connection.until("SELECT count(*) FROM events", 0).await;
         let heard = witness.heard();
-        assert_eq!(heard.len(), 2003, "{server:?}");
+        assert_eq!(heard.len(), 103, "{server:?}");
         assert_eq!(heard.iter().filter(|note| *note == "in front").count(), 3, "{server:?}");
         host.stop().await;
         database.drop().await;
