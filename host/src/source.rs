@@ -247,7 +247,7 @@ impl SourceContext {
             event.id = uuid::Uuid::now_v7().to_string();
         }
         if event.source.is_empty() {
-            event.source = format!("/{}/{}", self.origin.tenant, self.origin.source);
+            event.source = ["/", self.origin.tenant.as_str(), "/", &*self.origin.source].concat();
         }
         if event.time.is_none() {
             event.time = Some(jiff::Timestamp::now().to_string());

@@ -48,6 +48,8 @@ const MAX_BATCH: usize = 256;
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// How long answers gather before they are carried out, unless there are enough for a transaction: each costs the database a write to disk.
 const GATHER: Duration = Duration::from_millis(20);
+/// How soon the next poll is, at the latest, when the last one saw what it could not take yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The shortest time from one poll to the next that a notification asks for.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often a stop tries to mark what was handled before it leaves that to the lease.
@@ -82,6 +84,11 @@ trait Mode: Send {
     /// Whether the last poll looked at everything there is, if it found less than it could take.
     fn looked_at_all(&self) -> bool {
         true
+    }
+
+    /// The last poll saw what it could not take yet.
+    fn has_to_wait(&self) -> bool {
+        false
     }
 
     /// How often what is in flight, or handled and not marked yet, has to be held on to.
@@ -300,6 +307,9 @@ impl<M: Mode> Poller<M> {
             Ok(found) => {
                 self.more = found.len() == credits.len() || !self.mode.looked_at_all();
                 self.found = found.into_iter().zip(credits).collect();
+                if self.mode.has_to_wait() {
+                    self.due = self.due.min(Instant::now() + LOOK_AGAIN);
+                }
                 match settled {
                     Ok(()) => self.recovered(),
                     Err(error) => return self.failed(&error),

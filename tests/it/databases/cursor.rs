@@ -87,7 +87,9 @@ async fn a_long_transaction_holds_it_back_and_it_says_so() {
     somebody.execute("BEGIN; INSERT INTO events (note) VALUES ('late')").await;
     connection.execute("INSERT INTO events (note) VALUES ('early')").await;
     let witness = Witness::start().await;
-    let host = TestHost::start(polling(&database, CURSOR, &witness, "event.json().note")).await;
+    // Nobody polls because of its interval.
+    let settings = "every = \"1h\"\ncursor = { table = \"events\", key = \"id\" }";
+    let host = TestHost::start(polling(&database, settings, &witness, "event.json().note")).await;
     let held_back = || async { host.admin("/readyz").await.text().contains("wait for a transaction").then_some(()) };
     until("the source to be held back", held_back).await;
     assert_eq!(witness.count(), 0);

@@ -18,7 +18,7 @@ use super::{
     Answered, Found, Mode, PollError,
     database::{
         Database, DatabaseError,
-        postgres::{Postgres, PostgresKind, decode, key_type, name, with_bytes},
+        postgres::{KeyColumn, Postgres, PostgresKind, decode, key_column, name, with_bytes},
         server::{Open, in_time},
     },
     row::Row,
@@ -118,7 +118,7 @@ impl Cursor {
             return Err(PollError::Ahead);
         }
         let found = if limit == 0 { Vec::new() } else { read(db, &self.table, after.as_ref(), limit).await? };
-        let waits = limit > 0 && found.is_empty() && newer(db, &self.table).await?;
+        let waits = found.len() < limit && newer(db, &self.table).await?;
         self.read = Some(found.last().map(|(position, _)| position.clone()).or(after));
         if waits != self.held_back {
             self.held_back = waits;
@@ -156,6 +156,10 @@ impl Mode for Cursor {
             self.rows.push_back(Entry { position, state: State::InFlight });
         }
         Ok(found)
+    }
+
+    fn has_to_wait(&self) -> bool {
+        self.held_back
     }
 
     async fn settle(&mut self, answered: &mut Vec<Answered<Ticket>>) -> Result<(), PollError> {
@@ -199,7 +203,7 @@ async fn try_read(
     after: Option<&Position>,
     limit: usize,
 ) -> sqlx::Result<Vec<(Position, Row)>> {
-    let ty = key_type(open, &table.table, &table.key).await?;
+    let KeyColumn { ty, .. } = key_column(open, &table.table, &table.key).await?;
     let (rows, key, xid) = (name(&table.table), name(&table.key), name(&table.xid));
     let filter = table.filter.as_ref().map(|filter| format!("AND (\n{filter}\n)")).unwrap_or_default();
     let behind = if after.is_some() { format!("AND (t.{xid}, t.{key}) > ($1::text::xid8, $2::text::{ty})") } else { String::new() };

@@ -21,7 +21,7 @@ use super::{Claim, ClaimDone, Completion, SWEEP, Table, millis};
 use crate::source::poller::{
     database::{
         self, DatabaseError,
-        mysql::{MySql, MySqlKind, decode, is_bytes},
+        mysql::{KeyKind, MySql, MySqlKind, decode, is_bytes},
         server::{Open, in_time},
     },
     row::{Row, Value},
@@ -40,14 +40,6 @@ const NOW: &str = "UTC_TIMESTAMP(3)";
 const FREE: &str = "done_at IS NULL AND lease_until <= UTC_TIMESTAMP(3)";
 /// How many claims one statement names at most.
 const CHUNK: usize = 1000;
-
-/// What a key column holds.
-#[derive(Clone, Copy)]
-enum KeyKind {
-    Number,
-    Bytes,
-    Text,
-}
 
 /// Claim at most `limit` rows, lowest keys first.
 pub(super) async fn take(db: &mut MySql, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
@@ -303,20 +295,20 @@ async fn try_sweep(open: &mut Open<MySqlKind>, table: &Table, from: Option<&Valu
 
 /// What the key column holds. The column is asked what it is by way of a row; absent: there is none.
 async fn key_kind(open: &mut Open<MySqlKind>, table: &Table) -> sqlx::Result<Option<KeyKind>> {
-    // Names of types do not tell bytes from text whose letters are compared byte by byte.
-    const BYTES: &str = "bytes";
-    if open.key_type.is_none() {
+    if open.key.is_none() {
         let statement = format!("SELECT {} FROM {} LIMIT 1", name(&table.key), name(&table.table));
         let Some(row) = sqlx::query(AssertSqlSafe(statement)).fetch_optional(&mut open.connection).await? else { return Ok(None) };
-        let ty = row.columns().first().map(Column::type_info);
-        open.key_type = ty.map(|ty| if is_bytes(ty) { BYTES } else { ty.name() }.to_owned());
+        open.key = row.columns().first().map(|column| match column.type_info() {
+            // Names of types do not tell bytes from text whose letters are compared byte by byte.
+            ty if is_bytes(ty) => KeyKind::Bytes,
+            ty => match ty.name() {
+                "BOOLEAN" | "YEAR" | "DECIMAL" => KeyKind::Number,
+                name if name.ends_with("INT") || name.ends_with("UNSIGNED") => KeyKind::Number,
+                _ => KeyKind::Text,
+            },
+        });
     }
-    Ok(open.key_type.as_deref().map(|ty| match ty {
-        BYTES => KeyKind::Bytes,
-        "BOOLEAN" | "YEAR" | "DECIMAL" => KeyKind::Number,
-        ty if ty.ends_with("INT") || ty.ends_with("UNSIGNED") => KeyKind::Number,
-        _ => KeyKind::Text,
-    }))
+    Ok(open.key)
 }
 
 /// The key column as a claim has it.

@@ -12,7 +12,7 @@ use super::{Claim, ClaimDone, Completion, SWEEP, Table, millis};
 use crate::source::poller::{
     database::{
         DatabaseError,
-        postgres::{Postgres, PostgresKind, as_json, key_type, name},
+        postgres::{KeyColumn, Postgres, PostgresKind, as_json, key_column, name},
         server::{Open, in_time},
     },
     row::Value,
@@ -53,16 +53,17 @@ async fn try_take(
     limit: usize,
     behind: Option<&Value>,
 ) -> sqlx::Result<Vec<(Claim, String)>> {
-    let from = match behind {
-        Some(_) => format!("AND t.{} > $7::text::{}", name(&table.key), key_type(open, &table.table, &table.key).await?),
-        None => String::new(),
-    };
+    let KeyColumn { ty, unique } = key_column(open, &table.table, &table.key).await?;
     let connection = &mut open.connection;
     let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
+    let from = if behind.is_some() { format!("AND t.{key} > $7::text::{ty}") } else { String::new() };
+    // Two rows may have one key: the first is taken.
+    let each = if unique { "" } else { "DISTINCT ON (k)" };
+    let by_key = if unique { "" } else { "ORDER BY k" };
     let text = format!("(t.{key}::text COLLATE \"C\")");
     // A subquery for each row, in the order of the keys until there are enough, and not a join, for which all would be read. "Is not true"
     // and not "is null", of which the planner believes that it is rare: it would sort all rows instead of following the index. What was
-    // claimed between the look and the lock is left to the insert, which sees what is committed. Two rows may have one key.
+    // claimed between the look and the lock is left to the insert, which sees what is committed.
     let statement = format!(
         "WITH free AS (
             SELECT {text} AS k, row_to_json(t.*)::text AS r FROM {rows} AS t
@@ -75,8 +76,7 @@ async fn try_take(
             SELECT k, r, row_number() OVER () AS n FROM free
          ), claimed AS (
             INSERT INTO koksmat_claims AS c (source, row_table, row_key, generation, epoch, owner, lease_until)
-            SELECT DISTINCT ON (k) $1, $2, k, $6, 1, $3, {NOW} + $5 * interval '1 millisecond'
-            FROM numbered ORDER BY k
+            SELECT {each} $1, $2, k, $6, 1, $3, {NOW} + $5 * interval '1 millisecond' FROM numbered {by_key}
             ON CONFLICT (source, row_table, row_key) DO UPDATE
                SET epoch = c.epoch + 1, owner = excluded.owner, lease_until = excluded.lease_until WHERE {FREE}
             RETURNING c.row_key, c.generation, c.epoch
@@ -113,12 +113,13 @@ pub(super) async fn complete(
 }
 
 async fn try_complete(open: &mut Open<PostgresKind>, table: &Table, owner: &str, claims: &[(Claim, Completion)]) -> sqlx::Result<usize> {
-    let (rows, key, ty) = (name(&table.table), name(&table.key), key_type(open, &table.table, &table.key).await?);
+    let KeyColumn { ty, .. } = key_column(open, &table.table, &table.key).await?;
+    let (rows, key) = (name(&table.table), name(&table.key));
     let held = format!("{OURS} AND c.owner = $3 AND c.done_at IS NULL");
     // Two lists and no join: for a handful of claims, which the planner always expects, it would compare each with each.
     let handled = format!("{held} AND c.row_key = ANY ($4::text[]) AND c.row_key || '#' || c.epoch = ANY ($5::text[])");
     let delete_claims = format!("DELETE FROM koksmat_claims AS c WHERE {handled} RETURNING c.row_key");
-    let these = format!("t.{key} IN (SELECT d.row_key::{ty} FROM done AS d)");
+    let these = format!("t.{key} = ANY (ARRAY(SELECT d.row_key::{ty} FROM done AS d))");
     let done = match &table.done {
         ClaimDone::Mark => {
             format!("done AS (UPDATE koksmat_claims AS c SET done_at = {NOW}, owner = NULL WHERE {handled} RETURNING c.row_key)")
@@ -127,14 +128,6 @@ async fn try_complete(open: &mut Open<PostgresKind>, table: &Table, owner: &str,
         // On a line of its own: the change may end in a comment.
         ClaimDone::Set(change) => format!("done AS ({delete_claims}), changed AS (UPDATE {rows} AS t SET {change}\nWHERE {these})"),
     };
-    let statement = format!(
-        "WITH released AS (
-            UPDATE koksmat_claims AS c SET owner = NULL, lease_until = {NOW} + a.after * interval '1 millisecond'
-            FROM (SELECT k COLLATE \"C\" AS k, e, after FROM unnest($6::text[], $7::bigint[], $8::bigint[]) AS a(k, e, after)) AS a
-            WHERE {held} AND c.row_key = a.k AND c.epoch = a.e RETURNING 1
-         ), {done}
-         SELECT (SELECT count(*) FROM released) + (SELECT count(*) FROM done)"
-    );
     let (mut handled_keys, mut handled_claims) = (Vec::new(), Vec::new());
     let (mut released_keys, mut released_epochs, mut released_after) = (Vec::new(), Vec::new(), Vec::new());
     for (Claim { key, epoch, .. }, completion) in claims {
@@ -151,8 +144,21 @@ async fn try_complete(open: &mut Open<PostgresKind>, table: &Table, owner: &str,
             }
         }
     }
+    let released = if released_keys.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "released AS (
+                UPDATE koksmat_claims AS c SET owner = NULL, lease_until = {NOW} + a.after * interval '1 millisecond'
+                FROM (SELECT k COLLATE \"C\" AS k, e, after FROM unnest($6::text[], $7::bigint[], $8::bigint[]) AS a(k, e, after)) AS a
+                WHERE {held} AND c.row_key = a.k AND c.epoch = a.e RETURNING c.row_key
+             ),"
+        )
+    };
+    let of_released = if released.is_empty() { "" } else { "+ (SELECT count(*) FROM released)" };
+    let statement = format!("WITH {released} {done} SELECT (SELECT count(*) FROM done) {of_released}");
     let query = ours(statement, table).bind(owner).bind(handled_keys).bind(handled_claims);
-    let query = query.bind(released_keys).bind(released_epochs).bind(released_after);
+    let query = if released.is_empty() { query } else { query.bind(released_keys).bind(released_epochs).bind(released_after) };
     let completed: i64 = query.fetch_one(&mut open.connection).await?.try_get(0)?;
     Ok(claims.len().saturating_sub(usize::try_from(completed).unwrap_or(0)))
 }
@@ -185,7 +191,8 @@ pub(super) async fn sweep(db: &mut Postgres, table: &Table, from: Option<Value>)
 }
 
 async fn try_sweep(open: &mut Open<PostgresKind>, table: &Table, from: Option<&Value>) -> sqlx::Result<Option<Value>> {
-    let (rows, key, ty) = (name(&table.table), name(&table.key), key_type(open, &table.table, &table.key).await?);
+    let KeyColumn { ty, .. } = key_column(open, &table.table, &table.key).await?;
+    let (rows, key) = (name(&table.table), name(&table.key));
     let behind = if from.is_some() { "AND c.row_key > $3 COLLATE \"C\"" } else { "" };
     let statement = format!(
         "WITH next AS (

@@ -31,8 +31,17 @@ const SESSION: &str = "SET SESSION innodb_lock_wait_timeout = 2 /*M!100102 , max
     SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 const READ_ONLY: &str = "SET SESSION TRANSACTION READ ONLY";
 
+/// What a key column holds.
+#[derive(Clone, Copy)]
+pub(in crate::source::poller) enum KeyKind {
+    Number,
+    Bytes,
+    Text,
+}
+
 impl Kind for MySqlKind {
     type Connection = MySqlConnection;
+    type KeyColumn = KeyKind;
 
     fn parse(url: &str) -> Option<Self> {
         let known = url.starts_with("mysql:") || url.starts_with("mariadb:");

@@ -41,6 +41,7 @@ impl PostgresKind {
 
 impl Kind for PostgresKind {
     type Connection = PgConnection;
+    type KeyColumn = KeyColumn;
 
     fn parse(url: &str) -> Option<Self> {
         let known = url.starts_with("postgres:") || url.starts_with("postgresql:");
@@ -139,21 +140,34 @@ pub(in crate::source::poller) async fn with_bytes(
     Ok(rows)
 }
 
-/// The type of a key column with its collation, as they stand behind a cast: with another collation no index on the column helps.
-pub(in crate::source::poller) async fn key_type(open: &mut Open<PostgresKind>, table: &str, key: &str) -> sqlx::Result<String> {
-    const STATEMENT: &str = "SELECT (
-        SELECT format_type(a.atttypid, -1) || coalesce(' COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(c.collname), '')
+/// What has to be known of a key column.
+#[derive(Clone)]
+pub(in crate::source::poller) struct KeyColumn {
+    /// Its type with its collation, as they stand behind a cast: with another collation no index on the column helps.
+    pub(in crate::source::poller) ty: String,
+    /// Two rows never have the same key: an index says so.
+    pub(in crate::source::poller) unique: bool,
+}
+
+/// What the database says of a key column.
+pub(in crate::source::poller) async fn key_column(open: &mut Open<PostgresKind>, table: &str, key: &str) -> sqlx::Result<KeyColumn> {
+    const STATEMENT: &str = "
+        SELECT format_type(a.atttypid, -1) || coalesce(' COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(c.collname), ''),
+            EXISTS (
+                SELECT 1 FROM pg_index AS i
+                WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+                    AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum)
         FROM pg_attribute AS a
             LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
             LEFT JOIN pg_namespace AS n ON n.oid = c.collnamespace
-        WHERE a.attrelid = $1::regclass AND a.attname = $2)";
-    if let Some(known) = &open.key_type {
+        WHERE a.attrelid = $1::regclass AND a.attname = $2";
+    if let Some(known) = &open.key {
         return Ok(known.clone());
     }
-    let query = sqlx::query_scalar(STATEMENT).bind(name(table)).bind(key.to_owned());
-    let ty: Option<String> = query.fetch_one(&mut open.connection).await?;
+    let query = sqlx::query_as(STATEMENT).bind(name(table)).bind(key.to_owned());
     // Where there is no such column, the statement that needs it says so.
-    Ok(open.key_type.insert(ty.unwrap_or_else(|| "text".to_owned())).clone())
+    let (ty, unique) = query.fetch_optional(&mut open.connection).await?.unwrap_or_else(|| ("text".to_owned(), false));
+    Ok(open.key.insert(KeyColumn { ty, unique }).clone())
 }
 
 /// A name, quoted: it is what it is, and not made lower case.

@@ -16,6 +16,8 @@ const ANSWER: Duration = Duration::from_secs(35);
 pub(in crate::source::poller) trait Kind: Sized + Send + 'static {
     /// A connection.
     type Connection: Send;
+    /// What has to be known of a key column.
+    type KeyColumn: Clone + Send;
 
     /// The server that a URL names; absent: it cannot be used.
     fn parse(url: &str) -> Option<Self>;
@@ -42,8 +44,8 @@ pub(in crate::source::poller) struct Server<K: Kind> {
 /// A connection, and what is known as long as it lasts.
 pub(in crate::source::poller) struct Open<K: Kind> {
     pub(in crate::source::poller) connection: K::Connection,
-    /// The type of the key column, in the words of whoever asked for it.
-    pub(in crate::source::poller) key_type: Option<String>,
+    /// The key column, once somebody has asked for it.
+    pub(in crate::source::poller) key: Option<K::KeyColumn>,
 }
 
 impl<K: Kind> Server<K> {
@@ -97,7 +99,7 @@ impl<K: Kind> Server<K> {
                 setup,
             })?;
         }
-        Ok(Open { connection, key_type: None })
+        Ok(Open { connection, key: None })
     }
 }
 

@@ -77,8 +77,7 @@ struct Consumption<'a> {
     ctx: SourceContext,
     consumer: Arc<Consumer>,
     happened: mpsc::Receiver<Happening>,
-    /// The cluster's id: part of what a message is recognised by.
-    cluster: Arc<str>,
+    reader: message::Reader,
     partitions: Partitions,
     leaving: VecDeque<Leaving>,
     /// Events inside the host.
@@ -113,7 +112,7 @@ impl<'a> Consumption<'a> {
             ctx,
             consumer,
             happened,
-            cluster: "".into(),
+            reader: message::Reader::default(),
             partitions: Partitions::default(),
             leaving: VecDeque::new(),
             in_flight: InFlight::default(),
@@ -173,7 +172,7 @@ impl<'a> Consumption<'a> {
                 Some(happening) = self.happened.recv() => if let Happening::Problem(said) = happening { self.probe.hear(said) },
                 answer = self.probe.answer() => match answer {
                     Ok(cluster) => {
-                        self.cluster = cluster;
+                        self.reader = message::Reader::new(cluster);
                         return true;
                     }
                     Err(why) => self.ctx.unready(why),
@@ -305,7 +304,7 @@ impl<'a> Consumption<'a> {
             let _ = self.consumer.pause(&list(&[(topic.to_owned(), partition)]));
             self.show();
         }
-        let taken = Taken::new(ticket, message::read(message, &self.cluster), &self.ctx);
+        let taken = Taken::new(ticket, self.reader.read(message), &self.ctx);
         if !self.waiting.is_empty() || !self.again.is_empty() || self.unconfirmed() {
             if self.unconfirmed() {
                 self.stalled.get_or_insert_with(Instant::now);

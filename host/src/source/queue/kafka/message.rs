@@ -28,43 +28,65 @@ pub(super) struct Read {
     pub(super) invalid: Option<CloudEventError>,
 }
 
-/// The event of a message of this cluster.
-pub(super) fn read(message: &BorrowedMessage<'_>, cluster: &str) -> Read {
-    let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-    let millis = match message.timestamp() {
-        Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => Some(millis),
-        Timestamp::NotAvailable => None,
-    };
-    // Offsets begin anew in a topic that was deleted and made again: with the time it is another message.
-    let place = format!("{topic}/{partition}/{offset}");
-    let key = format!("{cluster}/{place}@{}", millis.unwrap_or_default()).into();
-    let headers = headers(message);
-    let data = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-    let text_key = message.key().map(text);
-    let (mut event, invalid) = match cloud_event(&headers, &data) {
-        Some(Ok(event)) => (event, None),
-        other => {
-            let event = Event {
-                id: place,
-                ty: DEFAULT_TYPE.into(),
-                subject: text_key.clone().filter(|key| !key.is_empty()),
-                time: millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok()).map(|time| time.to_string()),
-                datacontenttype: get(&headers, "content-type").map(str::to_owned),
-                data,
-                ..Event::default()
-            };
-            (event, other.and_then(Result::err))
-        }
-    };
-    if let Some(key) = text_key.filter(|key| !key.is_empty()) {
+/// Reads the messages of a cluster.
+#[derive(Default)]
+pub(super) struct Reader {
+    /// The cluster's id: part of what a message is recognised by.
+    cluster: Arc<str>,
+    /// The last time and its text: messages of one millisecond come together.
+    time: (i64, Option<String>),
+}
+
+impl Reader {
+    pub(super) fn new(cluster: Arc<str>) -> Self {
+        Self { cluster, ..Self::default() }
+    }
+
+    /// The event of a message.
+    pub(super) fn read(&mut self, message: &BorrowedMessage<'_>) -> Read {
+        let (mut partition, mut offset, mut time) = (itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new());
+        let place = [message.topic(), "/", partition.format(message.partition()), "/", offset.format(message.offset())].concat();
+        let millis = match message.timestamp() {
+            Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => Some(millis),
+            Timestamp::NotAvailable => None,
+        };
+        // Offsets begin anew in a topic that was deleted and made again: with the time it is another message.
+        let key = [&*self.cluster, "/", &place, "@", time.format(millis.unwrap_or_default())].concat().into();
+        let headers = headers(message);
+        let data = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+        let text_key = message.key().map(text).filter(|key| !key.is_empty());
+        let (mut event, invalid) = match cloud_event(&headers, &data) {
+            Some(Ok(event)) => (event, None),
+            other => {
+                let event = Event {
+                    id: place,
+                    ty: DEFAULT_TYPE.into(),
+                    subject: text_key.clone(),
+                    time: millis.and_then(|millis| self.time(millis)),
+                    datacontenttype: get(&headers, "content-type").map(str::to_owned),
+                    data,
+                    ..Event::default()
+                };
+                (event, other.and_then(Result::err))
+            }
+        };
         // What orders the event in Kafka orders it here, be its subject what it may.
-        event.attributes.entry("partitionkey".into()).or_insert(key);
+        if let Some(key) = text_key.filter(|key| event.subject.as_ref() != Some(key)) {
+            event.attributes.entry("partitionkey".into()).or_insert(key);
+        }
+        if let Some(traceparent) = get(&headers, "traceparent") {
+            event.continue_trace(traceparent);
+        }
+        event.headers = headers.into_iter().filter(|(name, _)| !name.starts_with(PREFIX) && !is_credential(name)).collect();
+        Read { event, key, invalid }
     }
-    if let Some(traceparent) = get(&headers, "traceparent") {
-        event.continue_trace(traceparent);
+
+    fn time(&mut self, millis: i64) -> Option<String> {
+        if self.time.0 != millis || self.time.1.is_none() {
+            self.time = (millis, jiff::Timestamp::from_millisecond(millis).ok().map(|time| time.to_string()));
+        }
+        self.time.1.clone()
     }
-    event.headers = headers.into_iter().filter(|(name, _)| !name.starts_with(PREFIX) && !is_credential(name)).collect();
-    Read { event, key, invalid }
 }
 
 /// What a message claims to be; None: no CloudEvent.
