@@ -21,10 +21,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{event::Event, outcome::Response, tenant::Tenant};
 
+mod abandoned;
 #[cfg(test)]
 mod conformance;
 mod holds;
+mod json;
+pub mod postgres;
 pub mod sqlite;
+mod sum;
 
 /// What a store operation returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

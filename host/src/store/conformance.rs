@@ -24,7 +24,7 @@ pub(crate) struct Opened {
     pub(crate) _with: Box<dyn Any>,
 }
 
-/// Every promise as a test of the store that `$open` (a `fn() -> Opened`) opens.
+/// Every promise as a test of the store that `$open` (an `async fn() -> Opened`) opens.
 macro_rules! conformance {
     ($open:path) => {
         $crate::store::conformance::conformance! { $open;
@@ -99,7 +99,7 @@ macro_rules! conformance {
         $(mod $part {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
-                let opened = $open();
+                let opened = $open().await;
                 $crate::store::conformance::$part::$promise(opened.store.clone()).await;
             })*
         })*
@@ -158,7 +158,7 @@ pub(crate) async fn accept(store: &dyn Store, acceptance: Acceptance) {
     assert_eq!(accepted(store, acceptance).await, Accepted::New { id });
 }
 
-fn want(handler: &str, limit: usize) -> Want {
+pub(crate) fn want(handler: &str, limit: usize) -> Want {
     Want { tenant: tenant(), source: "orders".into(), handler: handler.into(), limit }
 }
 

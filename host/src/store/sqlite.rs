@@ -3,13 +3,7 @@
 //! One thread writes, in groups that share a commit (`writer.rs`); a few connections read beside it (`readers.rs`). A lock of the
 //! operating system makes the file one process's (`file.rs`), so whatever was running when it is opened runs no more (`schema.rs`).
 
-use std::{
-    mem,
-    ops::ControlFlow,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -23,7 +17,9 @@ use self::{
 };
 use super::{
     Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read, Reroute,
-    Retention, Settled, Store, StoreError, StoreFuture, Task, Want, holds::Holds,
+    Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    abandoned::{Abandoned, Claimed},
+    holds::Holds,
 };
 use crate::tenant::Tenant;
 
@@ -126,7 +122,7 @@ impl Store for SqliteStore {
                 Ok(task::claim(c, &wants, clock.now())?)
             };
             let claimed = place.hand_over_and(Survive::Crash, work, |tasks| Claimed { tasks, abandoned }).wait().await;
-            let claimed = claimed.inspect_err(|_| self.abandoned.lock().extend(again.iter()))?;
+            let claimed = claimed.inspect_err(|_| self.abandoned.put_back(&again))?;
             Ok(claimed.keep())
         })
     }
@@ -285,39 +281,5 @@ impl Store for SqliteStore {
     fn abandon(&self) {
         self.readers.abandon();
         self.writer.abandon();
-    }
-}
-
-/// Claims nobody took: their tasks would stay running until the next start. They are given back with the next claim.
-#[derive(Debug, Default)]
-struct Abandoned(Mutex<Vec<Claim>>);
-
-impl Abandoned {
-    fn take(&self) -> Vec<Claim> {
-        mem::take(&mut *self.lock())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Claim>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Claimed tasks on their way to who wanted them.
-struct Claimed {
-    tasks: Vec<Task>,
-    abandoned: Arc<Abandoned>,
-}
-
-impl Claimed {
-    fn keep(mut self) -> Vec<Task> {
-        mem::take(&mut self.tasks)
-    }
-}
-
-impl Drop for Claimed {
-    fn drop(&mut self) {
-        if !self.tasks.is_empty() {
-            self.abandoned.lock().extend(self.tasks.iter().map(|task| task.claim));
-        }
     }
 }

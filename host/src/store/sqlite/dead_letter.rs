@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row, params};
 use super::{accept::NewTask, rows};
 use crate::{
     event::Event,
-    store::{DeadLetter, DeadLetterQuery, Millis, Reroute, StoreError, Subscriber},
+    store::{DeadLetter, DeadLetterQuery, Millis, Reroute, StoreError, Subscriber, json},
     tenant::Tenant,
 };
 
@@ -46,7 +46,7 @@ impl NewLetter<'_> {
                 self.history,
                 self.plugin,
                 self.hops,
-                rows::to_json(self.event)?,
+                json::to_json(self.event)?,
                 self.event.data.as_ref(),
                 now
             ])?;

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{rows, writer::Stop};
 use crate::{
-    store::{Committed, Read, StoreError, Write},
+    store::{Committed, Read, StoreError, Write, sum},
     tenant::Tenant,
 };
 
@@ -70,7 +70,8 @@ pub(super) fn write(connection: &Connection, tenant: &Tenant, writes: &BTreeMap<
         match write {
             Write::Set(value) => set(connection, tenant, key, value, version)?,
             Write::Add(delta) => {
-                let sum = add(connection, tenant, key, *delta)?;
+                let value = get(connection, tenant, key)?.map(|(value, _)| value);
+                let sum = sum::add(key, value.as_deref(), *delta).map_err(|why| Stop::Answer(Committed::Invalid(why)))?;
                 set(connection, tenant, key, sum.to_string().as_bytes(), version)?;
             }
             Write::Delete => {
@@ -89,17 +90,6 @@ fn set(connection: &Connection, tenant: &Tenant, key: &str, value: &[u8], versio
         )?
         .execute(params![tenant.as_str(), key, value, version])?;
     Ok(())
-}
-
-/// The number a key holds, and `delta`.
-fn add(connection: &Connection, tenant: &Tenant, key: &str, delta: i64) -> Result<i64, Stop<Committed>> {
-    let invalid = |why: &str| Stop::Answer(Committed::Invalid(format!("cannot add {delta} to the key `{key}`: {why}")));
-    let Some((value, _)) = get(connection, tenant, key)? else { return Ok(delta) };
-    let number: Option<i64> = std::str::from_utf8(&value).ok().and_then(|text| text.trim().parse().ok());
-    number
-        .ok_or_else(|| invalid("its value is not a whole number in decimal digits"))?
-        .checked_add(delta)
-        .ok_or_else(|| invalid("the sum is out of range"))
 }
 
 /// 0: it is absent.

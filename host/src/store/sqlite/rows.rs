@@ -2,15 +2,12 @@
 
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, Row, params, types::Type};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use crate::{
     event::Event,
-    store::{Attempt, StoreError},
+    store::{StoreError, json::to_json},
 };
-
-/// The newest attempts of a call are kept, so that a call which is tried for days does not grow.
-const HISTORY: usize = 32;
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -34,16 +31,6 @@ pub(super) fn event(row: &Row<'_>, header: usize, data: usize) -> rusqlite::Resu
     let mut event: Event = from_json(row, header)?;
     event.data = Bytes::from(row.get::<_, Vec<u8>>(data)?);
     Ok(event)
-}
-
-/// A history with one more attempt, as it is stored.
-pub(super) fn history(earlier: &[Attempt], failed: Option<&Attempt>) -> Result<String, StoreError> {
-    let all: Vec<&Attempt> = earlier.iter().chain(failed).collect();
-    to_json(&all[all.len().saturating_sub(HISTORY)..])
-}
-
-pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| StoreError::Other(format!("cannot be written as JSON: {error}")))
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     outcome::Response,
-    store::{Accepted, Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Settled, StoreError, Verdict},
+    store::{Accepted, Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Settled, StoreError, Verdict, json},
 };
 
 /// The order key of a settled task.
@@ -79,7 +79,7 @@ fn park(
     now: Millis,
 ) -> Result<(), Stop<Committed>> {
     let Commit { call, history, .. } = commit;
-    let all = rows::history(history, failed)?;
+    let all = json::history(history, failed)?;
     let Some(claim) = commit.claim else {
         unsettled(connection, call)?;
         let task = NewTask {
@@ -136,7 +136,7 @@ fn dead(
         key: call.key.as_deref(),
         order: order.as_deref(),
         reason,
-        history: &rows::history(&commit.history, failed)?,
+        history: &json::history(&commit.history, failed)?,
         plugin: Some(plugin),
         hops: commit.hops,
         event: &commit.event,
@@ -173,7 +173,7 @@ fn unsettled(connection: &Connection, call: &CallId) -> Result<(), Stop<Committe
 
 fn remember(connection: &Connection, call: &CallId, outcome: &str, keep: Option<&Response>, now: Millis) -> Result<(), StoreError> {
     let Some(key) = &call.key else { return Ok(()) };
-    let response = keep.map(rows::to_json).transpose()?;
+    let response = keep.map(json::to_json).transpose()?;
     // A row of an earlier generation may still be there, when the key was forgotten before the call.
     connection
         .prepare_cached(

@@ -29,13 +29,13 @@ use crate::store::{
     },
 };
 
-fn in_a_file() -> Opened {
+async fn in_a_file() -> Opened {
     let (folder, path) = place();
     let store: Arc<dyn Store> = Arc::new(open(&path));
     Opened { store, _with: Box::new(folder) as Box<dyn Any> }
 }
 
-fn in_memory() -> Opened {
+async fn in_memory() -> Opened {
     Opened { store: Arc::new(SqliteStore::in_memory().unwrap()), _with: Box::new(()) }
 }
 

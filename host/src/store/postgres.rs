@@ -1,0 +1,290 @@
+//! The store of several hosts: a schema of a PostgreSQL database.
+//!
+//! Each host has one connection that writes, in groups that share a transaction (`writer.rs`); some connections read beside it. Hosts that
+//! change the same thing wait for each other (`locks.rs`). Each says every few seconds that it is alive; what one that does not was
+//! running is ready again, and what it may still complete is void, since the task's epoch has moved on (`lease.rs`).
+
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    accept::Accept,
+    clock::Clock,
+    connect::Connect,
+    dead_letter::{Purge, Replay},
+    expire::{Forget, Old},
+    keyvalue::Check,
+    source_state::SetState,
+    task::{Alone, ClaimTasks, Release},
+    writer::Writer,
+};
+use super::{
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read, Reroute,
+    Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    abandoned::{Abandoned, Claimed},
+    holds::Holds,
+};
+use crate::{config::Secret, tenant::Tenant};
+
+mod accept;
+mod clock;
+mod connect;
+mod dead_letter;
+mod expire;
+mod keyvalue;
+mod lease;
+mod locks;
+mod rows;
+mod schema;
+mod settle;
+mod source_state;
+mod task;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+/// Connections that read.
+const READERS: u32 = 4;
+/// How long a reader is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Dead letters of one step: they come with their data.
+const LETTERS: usize = 64;
+
+/// A store in a PostgreSQL database, for one host or for several.
+///
+/// Dropped without [`Store::close`] it carries out nothing more, and what it was running is taken over when its lease has ended.
+#[derive(Debug)]
+pub struct PostgresStore {
+    writer: Arc<Writer>,
+    readers: PgPool,
+    holds: Holds,
+    clock: Arc<Clock>,
+    abandoned: Arc<Abandoned>,
+    /// New at every start.
+    host: Arc<str>,
+    start_number: u64,
+    ended: CancellationToken,
+}
+
+impl PostgresStore {
+    /// Open the store at `url` in the schema of this name, and make it where it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] when a newer version made it; [`StoreError::Other`] when the database cannot be reached or its user may not
+    /// make the tables. Messages name the database by where its URL came from, never by the URL.
+    pub async fn open(url: &Secret, schema: &str) -> Result<Self, StoreError> {
+        let connect = Connect::new(url, schema)?;
+        let clock = Arc::<Clock>::default();
+        let mut connection = connect.writer(&clock).await?;
+        let start_number = schema::prepare(&connect, &mut connection).await?;
+        let host: Arc<str> = uuid::Uuid::now_v7().to_string().into();
+        lease::renew(&mut connection, &host).await?;
+        let readers = connect.pool(PgPoolOptions::new().max_connections(READERS).acquire_timeout(PATIENCE));
+        let writer = Arc::new(Writer::start(connect, connection, clock.clone()));
+        let ended = CancellationToken::new();
+        drop(crate::task::spawn("store lease", lease::keep(writer.clone(), host.clone(), clock.clone(), ended.clone())));
+        Ok(Self { writer, readers, holds: Holds::default(), clock, abandoned: Arc::default(), host, start_number, ended })
+    }
+
+    async fn reader(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, StoreError> {
+        if self.ended.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        Ok(self.readers.acquire().await?)
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+impl Store for PostgresStore {
+    fn accept(&self, acceptances: Vec<Acceptance>) -> StoreFuture<'_, Vec<Accepted>> {
+        Box::pin(self.writer.run(Accept(acceptances)))
+    }
+
+    fn claim(&self, wants: Vec<Want>) -> StoreFuture<'_, Vec<Task>> {
+        Box::pin(async move {
+            let place = self.writer.place().await?;
+            let abandoned = self.abandoned.clone();
+            let returned = Arc::new(self.abandoned.take());
+            let again = returned.clone();
+            let work = ClaimTasks { wants, host: self.host.clone(), returned };
+            let claimed = place.hand_over(work, |tasks| Claimed { tasks, abandoned }).wait().await;
+            let claimed = claimed.inspect_err(|_| self.abandoned.put_back(&again))?;
+            Ok(claimed.keep())
+        })
+    }
+
+    fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()> {
+        Box::pin(self.writer.run(Release(claims)))
+    }
+
+    fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>> {
+        Box::pin(async move { task::next_due(&mut *self.reader().await?, after).await })
+    }
+
+    fn alone(&self, claim: Claim) -> StoreFuture<'_, ControlFlow<()>> {
+        Box::pin(self.writer.run(Alone(claim)))
+    }
+
+    fn commit(&self, commit: Commit) -> StoreFuture<'_, Committed> {
+        Box::pin(async move {
+            let (holder, tenant, keys) = (commit.holder, commit.call.tenant.clone(), commit.writes());
+            if !commit.needs_store() {
+                holder.into_iter().for_each(|holder| self.holds.release(holder));
+                return Ok(Committed::Yes);
+            }
+            loop {
+                // Not with a place in the queue in hand: the holder may need it.
+                self.holds.wait(holder, &tenant, &keys).await;
+                let place = self.writer.place().await?;
+                let answer = {
+                    let Some(_passage) = self.holds.pass(holder, &tenant, &keys) else { continue };
+                    place.hand_over(commit, |committed| committed)
+                };
+                return answer.wait().await;
+            }
+        })
+    }
+
+    fn hold(&self, holder: Holder, tenant: Tenant, reads: Vec<Read>, writes: Vec<String>, until: Duration) -> StoreFuture<'_, bool> {
+        Box::pin(async move {
+            let request = self.holds.request(holder, tenant.clone(), &reads, writes, until);
+            if !request.held().await {
+                return Ok(false);
+            }
+            // Commits of this host that passed before are ahead in the writer's queue, so this check sees what they did; later ones wait.
+            // Those of other hosts are kept back by nothing but the check of the reads at commit.
+            let valid = self.writer.run(Check { tenant, reads }).await?;
+            if valid {
+                request.keep();
+            }
+            Ok(valid)
+        })
+    }
+
+    fn unhold(&self, holder: Holder) {
+        self.holds.release(holder);
+    }
+
+    fn settled(&self, call: CallId) -> StoreFuture<'_, Option<Settled>> {
+        Box::pin(async move { settle::settled(&mut *self.reader().await?, &call).await })
+    }
+
+    fn get(&self, tenant: Tenant, key: String) -> StoreFuture<'_, Option<(Bytes, i64)>> {
+        Box::pin(async move { keyvalue::get(&mut *self.reader().await?, &tenant, &key).await })
+    }
+
+    fn list(&self, tenant: Tenant, prefix: String, after: Option<String>, limit: usize) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(async move { keyvalue::list(&mut *self.reader().await?, &tenant, &prefix, after.as_deref(), limit).await })
+    }
+
+    fn state(&self, tenant: Tenant, source: Arc<str>, prefix: String) -> StoreFuture<'_, Vec<(String, Vec<u8>)>> {
+        Box::pin(async move { source_state::get(&mut *self.reader().await?, &tenant, &source, &prefix).await })
+    }
+
+    fn set_state(&self, tenant: Tenant, source: Arc<str>, entries: Vec<(String, Option<Vec<u8>>)>) -> StoreFuture<'_, ()> {
+        Box::pin(self.writer.run(SetState { tenant, source, entries }))
+    }
+
+    fn orders(&self) -> StoreFuture<'_, Vec<OrderKey>> {
+        Box::pin(async move { task::orders(&mut *self.reader().await?).await })
+    }
+
+    fn backlog(&self, tenant: Tenant, source: Arc<str>) -> StoreFuture<'_, u64> {
+        Box::pin(async move { Ok(accept::backlog(&mut *self.reader().await?, &tenant, &source, None).await?) })
+    }
+
+    fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {
+        Box::pin(async move { task::depths(&mut *self.reader().await?, self.clock.now()).await })
+    }
+
+    fn dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, Vec<DeadLetter>> {
+        Box::pin(async move { dead_letter::list(&mut *self.reader().await?, &query).await })
+    }
+
+    fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let (mut query, mut replayed) = (query, 0);
+            while query.limit > 0 {
+                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
+                query.limit -= step.limit;
+                let step = self.writer.run(Replay { query: step, route: route.clone() }).await?;
+                replayed += step.done;
+                let Some(last) = step.last else { break };
+                query.after = last;
+            }
+            Ok(replayed)
+        })
+    }
+
+    fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let (mut query, mut purged) = (query, 0);
+            while query.limit > 0 {
+                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
+                query.limit -= step.limit;
+                let gone = self.writer.run(Purge(step)).await?;
+                purged += gone;
+                if gone == 0 {
+                    break;
+                }
+            }
+            Ok(purged)
+        })
+    }
+
+    fn expire(&self, retention: Retention) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let (settled, dead_letters) = (self.clock.before(retention.settled), self.clock.before(retention.dead_letters));
+            let mut forgotten = 0;
+            for (old, before) in
+                [(Old::Accepted, settled), (Old::Settled, settled), (Old::DeadLetters, dead_letters), (Old::Events, self.clock.now())]
+            {
+                loop {
+                    let gone = self.writer.run(Forget { old, before }).await?;
+                    if !matches!(old, Old::Events) {
+                        forgotten += gone;
+                    }
+                    if gone < expire::STEP {
+                        break;
+                    }
+                }
+            }
+            Ok(forgotten)
+        })
+    }
+
+    fn start_number(&self) -> u64 {
+        self.start_number
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.ended.cancel();
+            let left = self.writer.run(lease::Leave { host: self.host.clone() }).await;
+            self.writer.close().await;
+            self.readers.close().await;
+            match left {
+                Err(StoreError::Closed) => Ok(()),
+                left => left,
+            }
+        })
+    }
+
+    fn abandon(&self) {
+        self.ended.cancel();
+        self.writer.abandon();
+    }
+}
+
+/// At most so many, as the server counts.
+fn limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,110 @@
+//! Connections to the server, each set up as the store needs it.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::time::timeout;
+
+use super::Clock;
+use crate::{config::Secret, store::StoreError};
+
+/// How long making a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where the server is, and which schema is the store.
+#[derive(Clone)]
+pub(super) struct Connect {
+    options: PgConnectOptions,
+    reference: String,
+    schema: String,
+}
+
+impl std::fmt::Debug for Connect {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connect").field("reference", &self.reference).field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl Connect {
+    pub(super) fn new(url: &Secret, schema: &str) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
+            StoreError::Other(format!("the URL of {} cannot be used: write postgres://USER@HOST/DATABASE", url.reference()))
+        })?;
+        let options = options.application_name("koksmat-store").disable_statement_logging();
+        Ok(Self { options, reference: url.reference().to_owned(), schema: schema.to_owned() })
+    }
+
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    pub(super) fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// What each session begins with: the tables are those of the store, and who has to wait for a lock, or whose statement takes too long,
+    /// is told so.
+    fn session(&self) -> String {
+        let quoted = self.schema.replace('"', "\"\"");
+        format!(
+            "SET search_path = \"{quoted}\"; SET lock_timeout = '20s'; SET statement_timeout = '30s';
+             SET idle_in_transaction_session_timeout = '60s'; SET client_min_messages = warning"
+        )
+    }
+
+    /// Connections that are made when they are needed.
+    pub(super) fn pool(&self, options: PgPoolOptions) -> PgPool {
+        let session = self.session();
+        options
+            .after_connect(move |connection, _| {
+                let session = session.clone();
+                Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(session)).execute(connection).await.map(drop) })
+            })
+            .connect_lazy_with(self.options.clone())
+    }
+
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let connecting = async {
+            let mut connection = self.options.connect().await?;
+            sqlx::raw_sql(AssertSqlSafe(self.session())).execute(&mut connection).await?;
+            Ok::<_, sqlx::Error>(connection)
+        };
+        match timeout(CONNECT, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(StoreError::Other(format!("cannot connect to the store of {}: {}", self.reference, reason(&error)))),
+            Err(_) => Err(StoreError::Other(format!("cannot connect to the store of {}: no answer within {CONNECT:?}", self.reference))),
+        }
+    }
+
+    /// A connection, with a look at the server's clock.
+    pub(super) async fn writer(&self, clock: &Clock) -> Result<PgConnection, StoreError> {
+        let mut connection = self.connect().await?;
+        clock.look(&mut connection).await?;
+        Ok(connection)
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        match code.as_deref() {
+            // disk_full
+            Some("53100") => Self::Full(reason(&error)),
+            _ => Self::Other(format!("the database: {}", reason(&error))),
+        }
+    }
+}
+
+/// The database's own words, in one line; never the URL.
+fn reason(error: &sqlx::Error) -> String {
+    let reason = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        error => error.to_string(),
+    };
+    reason.split_whitespace().collect::<Vec<_>>().join(" ")
+}

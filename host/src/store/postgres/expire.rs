@@ -1,0 +1,59 @@
+//! Forgetting what is older than it has to be remembered, in steps that hold nobody up for long.
+
+use futures_util::future::BoxFuture;
+
+use super::writer::{Operation, Stop, Tx};
+use crate::store::Millis;
+
+/// The most rows of one step.
+pub(super) const STEP: u64 = 500;
+
+/// What is forgotten when it is older than some time. A key is remembered as long as a task has it, however old it is: else the same
+/// event could be accepted, or a call settled, twice.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Old {
+    Accepted,
+    Settled,
+    DeadLetters,
+    /// Events whose last two tasks ended on two hosts at once, each of which saw the other's. Not by age, and not counted.
+    Events,
+}
+
+/// Forget at most [`STEP`] rows from `before` or earlier. How many.
+pub(super) struct Forget {
+    pub(super) old: Old,
+    pub(super) before: Millis,
+}
+
+impl Operation for Forget {
+    type Answer = u64;
+
+    fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<u64, Stop<u64>>> {
+        let sql = match self.old {
+            Old::Accepted => {
+                "DELETE FROM accepted WHERE (tenant, source, key) IN (
+                    SELECT tenant, source, key FROM accepted AS old WHERE at <= $1 AND NOT EXISTS (
+                        SELECT 1 FROM task WHERE task.tenant = old.tenant AND task.source = old.source AND task.key = old.key)
+                    ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)"
+            }
+            Old::Settled => {
+                "DELETE FROM settled WHERE (tenant, source, key, handler) IN (
+                    SELECT tenant, source, key, handler FROM settled AS old WHERE at <= $1 AND NOT EXISTS (
+                        SELECT 1 FROM task WHERE task.tenant = old.tenant AND task.source = old.source AND task.key = old.key)
+                    ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)"
+            }
+            Old::DeadLetters => {
+                "DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE at <= $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)"
+            }
+            Old::Events => {
+                "DELETE FROM event WHERE id IN (
+                    SELECT id FROM event AS old WHERE $1 > 0 AND NOT EXISTS (SELECT 1 FROM task WHERE task.event = old.id)
+                    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)"
+            }
+        };
+        Box::pin(async move {
+            let gone = sqlx::query(sql).bind(self.before).bind(STEP as i64).execute(&mut *tx.connection).await?;
+            Ok(gone.rows_affected())
+        })
+    }
+}

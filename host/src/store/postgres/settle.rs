@@ -1,0 +1,255 @@
+//! Settling a call: everything it writes, guarded by its claim and by what it read.
+
+use futures_util::future::BoxFuture;
+use sqlx::{PgConnection, Row as _};
+
+use super::{
+    accept::{self, NewTasks},
+    dead_letter::NewLetter,
+    keyvalue,
+    locks::{self, Locks},
+    writer::{Operation, Stop, Tx},
+};
+use crate::{
+    outcome::Response,
+    store::{
+        Accepted, Attempt, CallId, Claim, Commit, Committed, Effects, Millis, OrderKey, Settled, StoreError, Subscriber, Verdict,
+        json::{from_json, history, to_json},
+    },
+};
+
+impl Operation for Commit {
+    type Answer = Committed;
+
+    fn lock(&self, locks: &mut Locks) {
+        if let Some(claim) = self.claim {
+            locks.task(claim);
+        }
+        match &self.verdict {
+            Verdict::Done { effects, .. } => {
+                locks.keys(&self.call.tenant, &effects.reads, effects.writes.keys());
+                effects.emits.iter().for_each(|emit| accept::lock(emit, locks));
+            }
+            Verdict::Park { order: Some(order), .. } | Verdict::Behind { order } => {
+                locks.order(Some(locks::of_order(&OrderKey::of(&self.call, &order.as_str().into()))));
+            }
+            Verdict::Park { order: None, .. } | Verdict::Dead { .. } => {}
+        }
+    }
+
+    fn lasts(&self) -> bool {
+        !self.writes_nothing()
+    }
+
+    fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<Committed, Stop<Committed>>> {
+        Box::pin(async move {
+            match &self.verdict {
+                Verdict::Done { effects, keep } => done(tx, self, effects, keep.as_ref()).await?,
+                Verdict::Park { due, failed, order } => park(tx, self, *due, failed.as_ref(), order.as_deref()).await?,
+                Verdict::Behind { order } => behind(tx, self, order).await?,
+                Verdict::Dead { reason, failed, plugin } => dead(tx, self, reason, failed.as_ref(), plugin).await?,
+            }
+            Ok(Committed::Yes)
+        })
+    }
+}
+
+/// The settled row of a call.
+pub(super) async fn settled(connection: &mut PgConnection, call: &CallId) -> Result<Option<Settled>, StoreError> {
+    let Some(key) = &call.key else { return Ok(None) };
+    let row = sqlx::query("SELECT outcome, response FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
+        .bind(call.tenant.as_str())
+        .bind(&*call.source)
+        .bind(&**key)
+        .bind(&*call.handler)
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let response: Option<String> = row.try_get(1)?;
+    Ok(Some(Settled { outcome: row.try_get(0)?, response: response.map(|kept| from_json(&kept)).transpose()? }))
+}
+
+/// A task that was made a dead letter by itself, not by a commit.
+pub(super) async fn quarantined(tx: &mut Tx<'_>, task: i64) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO settled (tenant, source, key, handler, outcome, at)
+         SELECT tenant, source, key, handler, 'dead', $2 FROM task WHERE id = $1 AND key IS NOT NULL
+         ON CONFLICT (tenant, source, key, handler) DO UPDATE SET outcome = 'dead', response = NULL, at = excluded.at",
+    )
+    .bind(task)
+    .bind(tx.now)
+    .execute(&mut *tx.connection)
+    .await
+    .map(drop)
+}
+
+async fn done(tx: &mut Tx<'_>, commit: &Commit, effects: &Effects, keep: Option<&Response>) -> Result<(), Stop<Committed>> {
+    let call = &commit.call;
+    finish(tx, commit).await?;
+    if !keyvalue::unchanged(tx.connection, &call.tenant, &effects.reads).await? {
+        return Err(Stop::Answer(Committed::Overtaken));
+    }
+    keyvalue::write(tx, &call.tenant, &effects.writes).await?;
+    for emit in &effects.emits {
+        if accept::accept(tx, emit).await? == Accepted::Full {
+            return Err(Stop::Answer(Committed::Full(emit.source.to_string())));
+        }
+    }
+    // A direct call that did nothing may run again: it leaves no row.
+    if commit.claim.is_some() || !effects.is_empty() || keep.is_some() {
+        remember(tx, commit, "done", keep).await?;
+    }
+    Ok(())
+}
+
+async fn park(
+    tx: &mut Tx<'_>,
+    commit: &Commit,
+    due: Millis,
+    failed: Option<&Attempt>,
+    order: Option<&str>,
+) -> Result<(), Stop<Committed>> {
+    let Commit { call, history: earlier, .. } = commit;
+    let all = history(earlier, failed)?;
+    let Some(claim) = commit.claim else {
+        unsettled(tx, call).await?;
+        let subscriber = Subscriber { handler: call.handler.clone(), order: order.map(str::to_owned) };
+        let task = NewTasks {
+            event: &commit.event,
+            tenant: &call.tenant,
+            source: &call.source,
+            kind: &commit.kind,
+            subscribers: &[subscriber],
+            key: call.key.as_deref(),
+            due,
+            attempts: earlier.len() + usize::from(failed.is_some()),
+            history: &all,
+            hops: commit.hops,
+        };
+        return Ok(task.insert(tx).await?);
+    };
+    // It ended by itself, so it did not end the host: no suspect any more.
+    let parked = sqlx::query(
+        "UPDATE task SET state = 0, owner = NULL, due = $3, attempts = attempts + $4, history = $5, epoch = epoch + 1,
+            suspect = false, alone = false, crashes = 0
+         WHERE id = $1 AND epoch = $2 AND state = 1",
+    )
+    .bind(claim.task)
+    .bind(claim.epoch)
+    .bind(due)
+    .bind(i32::from(failed.is_some()))
+    .bind(all)
+    .execute(&mut *tx.connection)
+    .await?;
+    if parked.rows_affected() == 0 { Err(Stop::Answer(Committed::Settled)) } else { Ok(()) }
+}
+
+async fn behind(tx: &mut Tx<'_>, commit: &Commit, order: &str) -> Result<(), Stop<Committed>> {
+    let call = &commit.call;
+    let waits: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM task WHERE tenant = $1 AND source = $2 AND handler = $3 AND order_key = $4)",
+    )
+    .bind(call.tenant.as_str())
+    .bind(&*call.source)
+    .bind(&*call.handler)
+    .bind(order)
+    .fetch_one(&mut *tx.connection)
+    .await?;
+    if !waits {
+        return Err(Stop::Answer(Committed::Free));
+    }
+    let now = tx.now;
+    park(tx, commit, now, None, Some(order)).await
+}
+
+async fn dead(tx: &mut Tx<'_>, commit: &Commit, reason: &str, failed: Option<&Attempt>, plugin: &str) -> Result<(), Stop<Committed>> {
+    let call = &commit.call;
+    let order = finish(tx, commit).await?;
+    let letter = NewLetter {
+        tenant: &call.tenant,
+        source: &call.source,
+        kind: &commit.kind,
+        handler: Some(&call.handler),
+        key: call.key.as_deref(),
+        order: order.as_deref(),
+        reason,
+        history: &history(&commit.history, failed)?,
+        plugin: Some(plugin),
+        hops: commit.hops,
+        event: &commit.event,
+    };
+    letter.insert(tx).await?;
+    remember(tx, commit, "dead", None).await?;
+    Ok(())
+}
+
+/// The call leaves the tasks, if it still is this commit's to settle. Its order key, if it has one.
+async fn finish(tx: &mut Tx<'_>, commit: &Commit) -> Result<Option<String>, Stop<Committed>> {
+    let Some(claim) = commit.claim else {
+        unsettled(tx, &commit.call).await?;
+        return Ok(None);
+    };
+    leave(tx, claim).await?.ok_or(Stop::Answer(Committed::Settled))
+}
+
+/// A claimed task is gone, with its event if it was the last of it, and the next of its order key is ready. `None`: the claim is void.
+pub(super) async fn leave(tx: &mut Tx<'_>, claim: Claim) -> sqlx::Result<Option<Option<String>>> {
+    const LEAVE: &str = "
+        WITH gone AS (
+            DELETE FROM task WHERE id = $1 AND epoch = $2 AND state = 1 RETURNING id, event, tenant, source, handler, order_key
+         ), last AS (
+            DELETE FROM event AS e USING gone
+            WHERE e.id = gone.event AND NOT EXISTS (SELECT 1 FROM task AS t WHERE t.event = gone.event AND t.id <> gone.id)
+         )
+         SELECT order_key, tenant, source, handler FROM gone";
+    const NEXT: &str = "UPDATE task SET state = 0 WHERE state = 2 AND id = (
+        SELECT min(id) FROM task WHERE tenant = $1 AND source = $2 AND handler = $3 AND order_key = $4)";
+    let gone = sqlx::query(LEAVE).bind(claim.task).bind(claim.epoch).fetch_optional(&mut *tx.connection).await?;
+    let Some(gone) = gone else { return Ok(None) };
+    let order: Option<String> = gone.try_get(0)?;
+    if let Some(order) = &order {
+        let (tenant, source, handler): (String, String, String) = (gone.try_get(1)?, gone.try_get(2)?, gone.try_get(3)?);
+        sqlx::query(NEXT).bind(tenant).bind(source).bind(handler).bind(order).execute(&mut *tx.connection).await?;
+    }
+    Ok(Some(order))
+}
+
+/// A direct call may come again while or after an earlier delivery of it was parked or settled: then it is not this one's any more. Two
+/// hosts that settle it at once are told apart by the row that remembers it.
+async fn unsettled(tx: &mut Tx<'_>, call: &CallId) -> Result<(), Stop<Committed>> {
+    let Some(key) = &call.key else { return Ok(()) };
+    let taken: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4)
+             OR EXISTS (SELECT 1 FROM task WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4)",
+    )
+    .bind(call.tenant.as_str())
+    .bind(&*call.source)
+    .bind(&**key)
+    .bind(&*call.handler)
+    .fetch_one(&mut *tx.connection)
+    .await?;
+    if taken { Err(Stop::Answer(Committed::Settled)) } else { Ok(()) }
+}
+
+async fn remember(tx: &mut Tx<'_>, commit: &Commit, outcome: &str, keep: Option<&Response>) -> Result<(), Stop<Committed>> {
+    const FRESH: &str = "INSERT INTO settled (tenant, source, key, handler, outcome, response, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT DO NOTHING";
+    // A row of an earlier generation may still be there, when the key was forgotten before the call.
+    const AGAIN: &str = "INSERT INTO settled (tenant, source, key, handler, outcome, response, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (tenant, source, key, handler) DO UPDATE SET outcome = excluded.outcome, response = excluded.response, at = excluded.at";
+    let call = &commit.call;
+    let Some(key) = &call.key else { return Ok(()) };
+    let response = keep.map(to_json).transpose()?;
+    let written = sqlx::query(if commit.claim.is_some() { AGAIN } else { FRESH })
+        .bind(call.tenant.as_str())
+        .bind(&*call.source)
+        .bind(&**key)
+        .bind(&*call.handler)
+        .bind(outcome)
+        .bind(response)
+        .bind(tx.now)
+        .execute(&mut *tx.connection)
+        .await?;
+    // Another host settled it since it was looked at.
+    if written.rows_affected() == 0 { Err(Stop::Answer(Committed::Settled)) } else { Ok(()) }
+}

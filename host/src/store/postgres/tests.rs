@@ -1,0 +1,236 @@
+//! The store on a real server: what every store has to do, and what is only true of one that several hosts share.
+
+use std::{any::Any, path::PathBuf, sync::Arc, time::Duration};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use super::PostgresStore;
+use crate::{
+    config::Secret,
+    store::{
+        Acceptance, Accepted, Committed, Read, Store, Subscriber, Write,
+        conformance::{self, Opened, conformance},
+    },
+};
+
+mod server_store {
+    super::conformance!(crate::store::postgres::tests::opened);
+}
+
+/// The server that `tests/services/services.sh` starts. A test that needs it fails without it.
+fn url() -> Secret {
+    let Some(folder) = std::env::var_os("KOKSMAT_TEST_SERVICES").map(PathBuf::from) else {
+        panic!("this test needs PostgreSQL: run it by `tests/services/services.sh run cargo test -p koksmat --lib`, or as tests/run.sh does")
+    };
+    let password = std::fs::read_to_string(folder.join("postgres-tls/password")).unwrap();
+    Secret::new(format!("postgres://koksmat:{}@127.0.0.1:25432/koksmat", password.trim()), "env:STORE_URL")
+}
+
+/// A schema that nobody has, gone when the test ends.
+struct Schema(String);
+
+impl Schema {
+    fn new() -> Self {
+        Self(format!("test-{}", uuid::Uuid::now_v7().simple()))
+    }
+
+    async fn host(&self) -> PostgresStore {
+        PostgresStore::open(&url(), &self.0).await.unwrap()
+    }
+
+    async fn execute(&self, statement: &str) {
+        let mut connection = PgConnection::connect(url().expose()).await.unwrap();
+        let statement = format!("SET search_path = \"{}\"; {statement}", self.0);
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        let name = self.0.clone();
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut connection = PgConnection::connect(url().expose()).await.unwrap();
+                let statement = format!("SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS \"{name}\" CASCADE");
+                let _ = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await;
+            });
+        });
+        let _ = dropped.join();
+    }
+}
+
+async fn opened() -> Opened {
+    let schema = Schema::new();
+    let store: Arc<dyn Store> = Arc::new(schema.host().await);
+    Opened { store, _with: Box::new(schema) as Box<dyn Any> }
+}
+
+fn ordered(id: &str, key: &str) -> Acceptance {
+    Acceptance { handlers: vec![Subscriber { handler: "invoice".into(), order: Some(key.into()) }], ..conformance::order(id) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_share_the_tasks_and_each_is_one_hosts() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    assert!(a.start_number() < b.start_number());
+    for n in 0..200 {
+        conformance::accept(&a, conformance::order(&n.to_string())).await;
+    }
+    let take = async |store: &PostgresStore| {
+        let mut taken = Vec::new();
+        loop {
+            let tasks = store.claim(vec![conformance::want("invoice", 7)]).await.unwrap();
+            if tasks.is_empty() {
+                return taken;
+            }
+            for task in tasks {
+                assert_eq!(store.commit(conformance::settling(&task, conformance::done())).await.unwrap(), Committed::Yes);
+                taken.push(task.event.id.clone());
+            }
+        }
+    };
+    let (mut taken, by_b) = tokio::join!(take(&a), take(&b));
+    assert!(!taken.is_empty() && !by_b.is_empty(), "both took some");
+    taken.extend(by_b);
+    taken.sort_by_key(|id| id.parse::<u32>().unwrap());
+    assert_eq!(taken, (0..200).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_two_hosts_accept_at_once_is_one() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    for n in 0..50 {
+        let (one, two) = tokio::join!(a.accept(vec![conformance::order(&n.to_string())]), b.accept(vec![conformance::order(&n.to_string())]));
+        let mut both = [one.unwrap().remove(0), two.unwrap().remove(0)];
+        both.sort_by_key(|accepted| matches!(accepted, Accepted::Duplicate { .. }));
+        assert!(matches!(both, [Accepted::New { .. }, Accepted::Duplicate { .. }]), "{both:?}");
+    }
+    assert_eq!(conformance::claim(&a).await.len() , 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_one_order_key_never_run_on_two_hosts_at_once_and_none_is_forgotten() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let running = std::sync::Mutex::new(std::collections::HashSet::new());
+    let accept = async |store: &PostgresStore, from: u32| {
+        for n in 0..60 {
+            conformance::accept(store, ordered(&(from + n).to_string(), &(n % 3).to_string())).await;
+        }
+    };
+    let ended = std::sync::atomic::AtomicUsize::new(0);
+    let work = async |store: &PostgresStore| {
+        while ended.load(std::sync::atomic::Ordering::SeqCst) < 120 {
+            for task in store.claim(vec![conformance::want("invoice", 3)]).await.unwrap() {
+                let key = task.event.id.parse::<u32>().unwrap() % 1000 % 3;
+                assert!(running.lock().unwrap().insert(key), "two of one key run at once");
+                tokio::task::yield_now().await;
+                running.lock().unwrap().remove(&key);
+                assert_eq!(store.commit(conformance::settling(&task, conformance::done())).await.unwrap(), Committed::Yes);
+                ended.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+    };
+    let all = async { tokio::join!(accept(&a, 0), accept(&b, 1000), work(&a), work(&b)) };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every task has its turn");
+    assert!(a.depths().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_update_is_lost_between_hosts() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let count = async |store: &PostgresStore| {
+        for _ in 0..25 {
+            loop {
+                let found = store.get(conformance::tenant(), "count".into()).await.unwrap();
+                let (count, version) = found.map_or((0, 0), |(value, version)| (std::str::from_utf8(&value).unwrap().parse().unwrap(), version));
+                let next: i64 = count + 1;
+                let mut effects = conformance::set("count", &next.to_string());
+                effects.reads.push(Read::Key { key: "count".into(), version });
+                effects.writes.insert("adds".into(), Write::Add(1));
+                if store.commit(conformance::direct(None, conformance::done_with(effects))).await.unwrap() == Committed::Yes {
+                    break;
+                }
+            }
+        }
+    };
+    tokio::join!(count(&a), count(&b), count(&a), count(&b));
+    let value = async |key: &str| a.get(conformance::tenant(), key.into()).await.unwrap().unwrap().0;
+    assert_eq!((value("count").await, value("adds").await), ("100".into(), "100".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_host_was_running_is_taken_over_and_its_claims_are_void() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    conformance::accept(&a, conformance::order("1")).await;
+    let lost = conformance::claim_one(&a).await;
+    a.ended.cancel();
+    assert!(conformance::claim(&b).await.is_empty(), "while its lease lasts it is its own");
+    schema.execute(&format!("UPDATE host SET lease_until = 0 WHERE id = '{}'", a.host)).await;
+    let taken = loop {
+        if let Some(task) = conformance::claim(&b).await.pop() {
+            break task;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(taken.suspect, "it may be what ended the other");
+    assert_eq!(a.commit(conformance::settling(&lost, conformance::done())).await.unwrap(), Committed::Settled, "it is not its own any more");
+    assert!(conformance::claim(&a).await.is_empty(), "a host that is not believed to be alive claims nothing");
+    assert_eq!(b.commit(conformance::settling(&taken, conformance::done())).await.unwrap(), Committed::Yes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_closes_gives_back_what_it_held_at_once() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    conformance::accept(&a, conformance::order("1")).await;
+    conformance::claim_one(&a).await;
+    a.close().await.unwrap();
+    a.close().await.unwrap();
+    let task = conformance::claim_one(&b).await;
+    assert!(!task.suspect, "it was a stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_cut_is_made_again() {
+    let schema = Schema::new();
+    let store = schema.host().await;
+    for n in 0..5 {
+        schema
+            .execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'koksmat-store' AND pid <> pg_backend_pid()
+                 AND query NOT LIKE '%listen%'",
+            )
+            .await;
+        let id = n.to_string();
+        while store.accept(vec![conformance::order(&id)]).await.is_err() {}
+    }
+    assert_eq!(conformance::claim(&store).await.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_store_is_refused() {
+    let schema = Schema::new();
+    schema.host().await.close().await.unwrap();
+    schema.execute("UPDATE meta SET value = 99 WHERE name = 'schema'").await;
+    let refused = PostgresStore::open(&url(), &schema.0).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the store env:STORE_URL has schema version 99, this koksmat knows up to 1; use a newer koksmat"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_used_is_said_without_the_password() {
+    let wrong = Secret::new(url().expose().replace(":test-secret@", ":hunter2@"), "env:STORE_URL");
+    let refused = PostgresStore::open(&wrong, "koksmat").await.unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "cannot connect to the store of env:STORE_URL: password authentication failed for user \"koksmat\""
+    );
+}

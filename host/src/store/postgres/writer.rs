@@ -1,0 +1,335 @@
+//! The one task that writes. It takes everything that waits, commits it as one transaction and only then answers.
+//!
+//! A member of a group that fails is rolled back alone, to its own savepoint; a group that fails as a whole is carried out again member by
+//! member, so that only the one to blame fails. Whatever has to be locked is locked first, in one order ([`Locks`]), so that hosts that
+//! change the same things wait for each other and never in a circle.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use super::{Clock, connect::Connect, locks::Locks};
+use crate::{
+    store::{Millis, StoreError},
+    task,
+    tenant::Tenant,
+};
+
+/// What may wait before whoever hands over has to wait too.
+const QUEUE: usize = 1024;
+/// The most members of one group: bounds how long the first of them waits for the commit.
+const GROUP: usize = 128;
+/// How long a group may take. Its locks are let go of by then at the latest.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+/// Something that is written.
+pub(super) trait Operation: Send + 'static {
+    type Answer: Send + 'static;
+
+    /// What no other host may change meanwhile.
+    fn lock(&self, _locks: &mut Locks) {}
+
+    /// Whether it has to survive the end of the server: what somebody was promised does, an assignment of work does not.
+    fn lasts(&self) -> bool {
+        true
+    }
+
+    /// Carry it out inside the open transaction. It may be called more than once: what it did before was rolled back.
+    fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<Self::Answer, Stop<Self::Answer>>>;
+}
+
+/// Why an operation writes nothing after all.
+#[derive(Debug)]
+pub(super) enum Stop<T> {
+    /// This is its answer.
+    Answer(T),
+    /// It failed.
+    Failed(StoreError),
+}
+
+impl<T> From<StoreError> for Stop<T> {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl<T> From<sqlx::Error> for Stop<T> {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The open transaction.
+pub(super) struct Tx<'c> {
+    pub(super) connection: &'c mut PgConnection,
+    /// By the server's clock.
+    pub(super) now: Millis,
+    /// How many tasks the sources that were asked about have, with what this transaction has added, and up to how many were counted.
+    pub(super) backlogs: HashMap<(Tenant, Arc<str>), (u64, u64)>,
+}
+
+/// The way to the task.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Message>,
+    abandoned: watch::Sender<bool>,
+}
+
+impl Writer {
+    /// Start the task on its connection; a new one is made whenever that is lost.
+    pub(super) fn start(connect: Connect, connection: PgConnection, clock: Arc<Clock>) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let (abandoned, stop) = watch::channel(false);
+        let worker = Worker { connect, connection: Some(connection), clock, waiting };
+        drop(task::spawn("store writer", worker.run(stop)));
+        Self { queue, abandoned }
+    }
+
+    /// Carry out an operation and wait until it is committed. Once handed over it is carried out, also when this future is dropped.
+    pub(super) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        self.place().await?.hand_over(operation, |answer| answer).wait().await
+    }
+
+    /// Wait for a place in the queue. What is handed over is carried out in the order of the handing over.
+    pub(super) async fn place(&self) -> Result<Place<'_>, StoreError> {
+        Ok(Place(self.queue.reserve().await.map_err(|_| StoreError::Closed)?))
+    }
+
+    /// Carry out what was handed over, and then nothing more. Closed already is no error.
+    pub(super) async fn close(&self) {
+        let Ok(place) = self.place().await else { return };
+        let (answer, closed) = oneshot::channel();
+        place.0.send(Message::Close(answer));
+        let _ = closed.await;
+    }
+
+    /// Carry out nothing more, not even what was handed over.
+    pub(super) fn abandon(&self) {
+        self.abandoned.send_replace(true);
+    }
+}
+
+/// A place in the queue.
+pub(super) struct Place<'a>(mpsc::Permit<'a, Message>);
+
+impl Place<'_> {
+    /// Take it, without waiting. `then` is called with what was committed.
+    pub(super) fn hand_over<O, U, G>(self, operation: O, then: G) -> Answer<U>
+    where
+        O: Operation,
+        U: Send + 'static,
+        G: FnOnce(O::Answer) -> U + Send + 'static,
+    {
+        let (answer, wait) = oneshot::channel();
+        self.0.send(Message::Work(Box::new(Waiting { operation, result: None, then, answer })));
+        Answer(wait)
+    }
+}
+
+/// The answer to come.
+pub(super) struct Answer<T>(oneshot::Receiver<Result<T, StoreError>>);
+
+impl<T> Answer<T> {
+    pub(super) async fn wait(self) -> Result<T, StoreError> {
+        self.0.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+enum Message {
+    Work(Box<dyn Member>),
+    Close(oneshot::Sender<()>),
+}
+
+/// An operation in a group, whatever its answer.
+trait Member: Send {
+    fn lock(&self, locks: &mut Locks);
+
+    fn lasts(&self) -> bool;
+
+    /// Carry it out inside the open transaction. `Ok(false)`: it wrote nothing, and what it did has to be rolled back. An error: the
+    /// connection is gone.
+    fn carry_out<'a>(&'a mut self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, bool>;
+
+    /// The transaction it was alone in is gone.
+    fn fail(&mut self, error: StoreError);
+
+    /// Give the answer: the transaction is committed, or it failed.
+    fn answer(self: Box<Self>);
+}
+
+struct Waiting<O: Operation, U, G> {
+    operation: O,
+    result: Option<Result<O::Answer, StoreError>>,
+    then: G,
+    answer: oneshot::Sender<Result<U, StoreError>>,
+}
+
+impl<O, U, G> Member for Waiting<O, U, G>
+where
+    O: Operation,
+    U: Send,
+    G: FnOnce(O::Answer) -> U + Send,
+{
+    fn lock(&self, locks: &mut Locks) {
+        self.operation.lock(locks);
+    }
+
+    fn lasts(&self) -> bool {
+        self.operation.lasts()
+    }
+
+    fn carry_out<'a>(&'a mut self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let result = self.operation.run(tx).await;
+            let wrote = result.is_ok();
+            self.result = Some(match result {
+                Ok(answer) | Err(Stop::Answer(answer)) => Ok(answer),
+                Err(Stop::Failed(error)) => Err(error),
+            });
+            wrote
+        })
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        self.result = Some(Err(error));
+    }
+
+    fn answer(self: Box<Self>) {
+        // Nobody waits any more: it happened all the same.
+        let _ = self.answer.send(self.result.unwrap_or(Err(StoreError::Closed)).map(self.then));
+    }
+}
+
+/// The task's side.
+struct Worker {
+    connect: Connect,
+    connection: Option<PgConnection>,
+    clock: Arc<Clock>,
+    waiting: mpsc::Receiver<Message>,
+}
+
+impl Worker {
+    async fn run(mut self, mut abandoned: watch::Receiver<bool>) {
+        let mut close = None;
+        let mut group = Vec::new();
+        loop {
+            let first = tokio::select! {
+                biased;
+                _ = abandoned.wait_for(|abandoned| *abandoned) => return,
+                first = self.waiting.recv() => first,
+            };
+            let mut next = first;
+            if next.is_none() {
+                break;
+            }
+            while let Some(message) = next {
+                match message {
+                    Message::Work(member) => group.push(member),
+                    Message::Close(answer) => {
+                        // Nothing new from here on; what has been handed over still comes.
+                        self.waiting.close();
+                        close = Some(answer);
+                    }
+                }
+                next = (group.len() < GROUP).then(|| self.waiting.try_recv().ok()).flatten();
+            }
+            tokio::select! {
+                biased;
+                _ = abandoned.wait_for(|abandoned| *abandoned) => return,
+                () = self.commit_group(&mut group) => {}
+            }
+            group.drain(..).for_each(Member::answer);
+        }
+        if let Some(connection) = self.connection.take() {
+            let _ = timeout(Duration::from_secs(2), connection.close()).await;
+        }
+        if let Some(answer) = close {
+            let _ = answer.send(());
+        }
+    }
+
+    async fn commit_group(&mut self, group: &mut [Box<dyn Member>]) {
+        let Err(error) = self.in_time(group).await else { return };
+        match group {
+            [] => {}
+            [only] => only.fail(error),
+            several => {
+                for alone in several.chunks_mut(1) {
+                    if let Err(error) = self.in_time(alone).await {
+                        alone.iter_mut().for_each(|member| member.fail(clone(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A transaction that fails leaves no connection behind: whether it was committed is not known, and whatever it locked is free.
+    async fn in_time(&mut self, group: &mut [Box<dyn Member>]) -> Result<(), StoreError> {
+        let lasts = group.iter().any(|member| member.lasts());
+        let mut connection = self.begin(lasts).await?;
+        let now = self.clock.now();
+        match timeout(PATIENCE, transaction(&mut connection, group, now)).await {
+            Ok(Ok(())) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(StoreError::Other(format!("the database did not answer within {PATIENCE:?}"))),
+        }
+    }
+}
+
+impl Worker {
+    /// A connection with an open transaction: a new one where the old one was lost while nothing was asked of it.
+    async fn begin(&mut self, lasts: bool) -> Result<PgConnection, StoreError> {
+        let begin = if lasts { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
+        if let Some(mut connection) = self.connection.take()
+            && let Ok(Ok(())) = timeout(PATIENCE, execute(&mut connection, begin)).await
+        {
+            return Ok(connection);
+        }
+        let mut connection = self.connect.writer(&self.clock).await?;
+        execute(&mut connection, begin).await?;
+        Ok(connection)
+    }
+}
+
+async fn transaction(connection: &mut PgConnection, group: &mut [Box<dyn Member>], now: Millis) -> Result<(), StoreError> {
+    let mut locks = Locks::default();
+    group.iter().for_each(|member| member.lock(&mut locks));
+    locks.take(connection).await?;
+    let mut tx = Tx { connection, now, backlogs: HashMap::new() };
+    let several = group.len() > 1;
+    let mut first = true;
+    for member in group {
+        if several {
+            execute(tx.connection, if first { "SAVEPOINT member" } else { "RELEASE member; SAVEPOINT member" }).await?;
+            first = false;
+        }
+        if !member.carry_out(&mut tx).await {
+            if !several {
+                return Ok(execute(tx.connection, "ROLLBACK").await?);
+            }
+            execute(tx.connection, "ROLLBACK TO member").await?;
+            tx.backlogs.clear();
+        }
+    }
+    Ok(execute(tx.connection, "COMMIT").await?)
+}
+
+async fn execute(connection: &mut PgConnection, sql: &'static str) -> sqlx::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
+}
+
+fn clone(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Full(why) => StoreError::Full(why.clone()),
+        StoreError::Closed => StoreError::Closed,
+        other => StoreError::Other(other.to_string()),
+    }
+}
