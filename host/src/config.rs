@@ -2,7 +2,12 @@
 //!
 //! Nothing here is optional that has a default, units are resolved, paths are absolute and every cross-check has passed.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -76,8 +81,26 @@ pub struct HostConfig {
 pub enum StoreConfig {
     /// A SQLite file.
     Sqlite(PathBuf),
+    /// A PostgreSQL database, which several hosts may share.
+    Postgres {
+        /// Where it is.
+        url: Secret,
+        /// Where this host keeps what is its own: the token, the socket, the cache.
+        folder: PathBuf,
+    },
     /// Nothing survives the process: for tests and pure pipelines.
     Memory,
+}
+
+impl StoreConfig {
+    /// The folder of what a host keeps beside its store; a store in memory has none.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(path) => Some(path.parent().unwrap_or(Path::new("."))),
+            Self::Postgres { folder, .. } => Some(folder),
+            Self::Memory => None,
+        }
+    }
 }
 
 /// One source.
@@ -455,9 +478,6 @@ pub struct Grants {
 impl Config {
     /// Where built components, compiled code and the admin token live: beside the store, or in the system's cache folder without one.
     pub fn cache_dir(&self) -> PathBuf {
-        match &self.host.store {
-            StoreConfig::Sqlite(path) => path.parent().map_or_else(|| PathBuf::from("."), PathBuf::from).join("cache"),
-            StoreConfig::Memory => std::env::temp_dir().join("koksmat-cache"),
-        }
+        self.host.store.folder().map_or_else(|| std::env::temp_dir().join("koksmat-cache"), |folder| folder.join("cache"))
     }
 }

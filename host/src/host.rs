@@ -38,7 +38,7 @@ use crate::{
         timer::TimerSource,
         webhook::WebhookSource,
     },
-    store::{Retention, Store, sqlite::SqliteStore},
+    store::{Retention, Store, postgres::PostgresStore, sqlite::SqliteStore},
     task, telemetry,
     tenant::Tenant,
     token::Token,
@@ -173,6 +173,9 @@ async fn boot(
     let controller = takedown.task(task::spawn("controller", controller.run()));
 
     // Listeners: bound before anything takes events.
+    if let Some(folder) = config.host.store.folder() {
+        std::fs::create_dir_all(folder).map_err(phase("folder of the store"))?;
+    }
     let token = Token::open(&config.host.store).map_err(phase("token"))?;
     let routes = Routes::default();
     let stop_listening = Stop::default();
@@ -283,10 +286,11 @@ async fn boot(
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, crate::store::StoreError> {
     let place = config.host.store.clone();
-    let opened = tokio::task::spawn_blocking(move || match place {
-        StoreConfig::Sqlite(path) => SqliteStore::open(&path),
-        StoreConfig::Memory => SqliteStore::in_memory(),
-    });
+    let opened = match place {
+        StoreConfig::Postgres { url, .. } => return Ok(Arc::new(PostgresStore::open(&url).await?)),
+        StoreConfig::Sqlite(path) => tokio::task::spawn_blocking(move || SqliteStore::open(&path)),
+        StoreConfig::Memory => tokio::task::spawn_blocking(SqliteStore::in_memory),
+    };
     let store = opened.await.map_err(|e| crate::store::StoreError::Other(e.to_string()))??;
     Ok(Arc::new(store))
 }

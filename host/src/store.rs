@@ -33,6 +33,9 @@ mod sum;
 /// What a store operation returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
+/// How long a host is in a lane without saying so again.
+pub const LANE_LEASE: Duration = Duration::from_secs(10);
+
 /// Milliseconds since the Unix epoch, by the store's clock.
 pub type Millis = i64;
 
@@ -225,6 +228,15 @@ impl Holder {
     }
 }
 
+/// The right to be in a lane that several hosts share: void as soon as the lane's epoch moves on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// Which lane.
+    pub lane: Arc<str>,
+    /// Grows with every entry, of whichever host: the fencing token.
+    pub epoch: i64,
+}
+
 /// Everything one settled call writes.
 #[derive(Debug)]
 pub struct Commit {
@@ -236,6 +248,8 @@ pub struct Commit {
     pub kind: Arc<str>,
     /// The task it was claimed from; absent: a direct call.
     pub claim: Option<Claim>,
+    /// The lane it was in, where hosts share lanes. It is left with the commit, and without the right to be in it nothing happens.
+    pub fence: Option<Fence>,
     /// The event, for parking and dead letters.
     pub event: Arc<Event>,
     /// Emits between this event and one from outside.
@@ -341,7 +355,7 @@ impl Commit {
 
     /// A direct call without effects leaves no row.
     pub(crate) fn writes_nothing(&self) -> bool {
-        self.claim.is_none() && matches!(&self.verdict, Verdict::Done { effects, keep: None } if effects.is_empty())
+        self.claim.is_none() && self.fence.is_none() && matches!(&self.verdict, Verdict::Done { effects, keep: None } if effects.is_empty())
     }
 
     /// The keys it writes.
@@ -366,6 +380,8 @@ pub enum Committed {
     Invalid(String),
     /// The backlog of this source, to which it emits, is full ([`Acceptance::backlog`]): nothing happened; later it may.
     Full(String),
+    /// The lane it was in is another's by now: nothing happened.
+    Fenced,
     /// There is nothing to be [`Verdict::Behind`] of: nothing happened, the call may run.
     Free,
 }
@@ -524,6 +540,31 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forget what is older than it has to be remembered. How many rows.
     fn expire(&self, retention: Retention) -> StoreFuture<'_, u64>;
+
+    /// Enter a lane, if nobody of another host is in it. For stores that are [shared](Self::shared); with others there is but one host.
+    fn enter_lane(&self, lane: Arc<str>) -> StoreFuture<'_, Option<Fence>> {
+        Box::pin(async move { Ok(Some(Fence { lane, epoch: 0 })) })
+    }
+
+    /// Stay in a lane for [`LANE_LEASE`] from now on. `false`: it is another's by now.
+    fn stay_in_lane(&self, _fence: Fence) -> StoreFuture<'_, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
+    /// Leave a lane without a commit. One that is another's by now is no error.
+    fn leave_lane(&self, _fence: Fence) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Whether other hosts write to it too: then what they wrote is looked for.
+    fn shared(&self) -> bool {
+        false
+    }
+
+    /// However quiet it is, the store is asked after this whether there are tasks.
+    fn idle(&self) -> Duration {
+        if self.shared() { Duration::from_secs(1) } else { Duration::from_secs(30) }
+    }
 
     /// The number of this start of the host on this store: grows with every start. Makes fencing tokens that never repeat.
     fn start_number(&self) -> u64;

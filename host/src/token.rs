@@ -20,10 +20,7 @@ pub(crate) struct Token {
 impl Token {
     /// The file that holds the token of a host with this store; none: it is made anew for each process and kept nowhere.
     pub(crate) fn file(store: &StoreConfig) -> Option<PathBuf> {
-        match store {
-            StoreConfig::Sqlite(path) => Some(path.with_file_name("token")),
-            StoreConfig::Memory => None,
-        }
+        Some(store.folder()?.join("token"))
     }
 
     /// Read the token, or make it.

@@ -23,5 +23,6 @@ mod rabbitmq;
 mod real_input;
 mod rust_handlers;
 mod scripts;
+mod shared_store;
 mod stop;
 mod timer_poller;

@@ -17,6 +17,14 @@ CREATE TABLE host (
     lease_until bigint NOT NULL
 );
 
+-- Who is in a lane: one host at a time, for as long as its lease lasts. The epoch is the fencing token; it never repeats.
+CREATE TABLE lane (
+    name        text PRIMARY KEY,
+    epoch       bigint NOT NULL,
+    host        text,             -- NULL: it is free
+    lease_until bigint NOT NULL
+);
+
 -- An event, shared by its tasks; it goes with the last of them.
 CREATE TABLE event (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

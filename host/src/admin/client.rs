@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use crate::{
     admin::{self, socket},
     config::StoreConfig,
-    store::{StoreError, sqlite::SqliteStore},
+    store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
     task,
 };
 
@@ -110,13 +110,15 @@ impl Client {
     /// When no host runs and the store cannot be opened.
     pub async fn or_offline(store: &StoreConfig) -> Result<Self, ClientError> {
         let mut client = Self::of(store)?;
-        if let (Err(_), StoreConfig::Sqlite(path)) = (client.connect().await, store) {
-            if !path.exists() {
-                return Err(ClientError::NotRunning(client.socket));
-            }
-            let opened = SqliteStore::open(path).map_err(ClientError::Store)?;
-            client.offline = Some(admin::offline(Arc::new(opened)));
+        if client.connect().await.is_ok() {
+            return Ok(client);
         }
+        let opened: Arc<dyn Store> = match store {
+            StoreConfig::Sqlite(path) if path.exists() => Arc::new(SqliteStore::open(path).map_err(ClientError::Store)?),
+            StoreConfig::Postgres { url, .. } => Arc::new(PostgresStore::open(url).await.map_err(ClientError::Store)?),
+            _ => return Err(ClientError::NotRunning(client.socket)),
+        };
+        client.offline = Some(admin::offline(opened));
         Ok(client)
     }
 

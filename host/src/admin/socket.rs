@@ -1,7 +1,7 @@
 //! The socket beside the store: commands on the same machine go through the running host. Who can reach it is who can open the store.
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
 };
 
@@ -16,10 +16,7 @@ use crate::{
 
 /// The socket of a host with this store; a host whose store is in memory has none.
 pub(crate) fn path(store: &StoreConfig) -> Option<PathBuf> {
-    match store {
-        StoreConfig::Sqlite(file) => Some(file.with_file_name("koksmat.sock")),
-        StoreConfig::Memory => None,
-    }
+    Some(store.folder()?.join("koksmat.sock"))
 }
 
 /// Serves until it is dropped.
@@ -35,9 +32,17 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Serve the control socket of this host. The store's lock is held, so a file that is there is a dead host's.
+/// Serve the control socket of this host. Where the store has a lock it is held, so a file that is there is a dead host's; hosts that share
+/// a store each have a folder of their own.
 pub(crate) fn start(store: &StoreConfig, admin: Admin, stop: Stop) -> anyhow::Result<Option<ControlSocket>> {
     let Some(file) = path(store) else { return Ok(None) };
+    if let StoreConfig::Postgres { folder, .. } = store {
+        anyhow::ensure!(
+            with_short_path(&file, |path| UnixStream::connect(path)).is_err(),
+            "another host runs with the folder {}; start each from a folder of its own",
+            folder.display()
+        );
+    }
     let listener = bind(&file).map_err(|error| anyhow::anyhow!("cannot open {}: {error}", file.display()))?;
     let router = api::router(admin.clone(), api::Access::Socket).with_state(admin);
     let task = task::spawn("control socket", serve::serve(listener, router, stop));

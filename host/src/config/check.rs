@@ -97,7 +97,7 @@ impl<'a> Check<'a> {
         let sources = source::check_all(self, &sources, &host);
         let handlers = handler::check_all(self, &handlers, &sources, &host);
         let sinks = sink::check_all(self, &sinks);
-        routes::check(self, &sources, &handlers);
+        routes::check(self, &host.store, &sources, &handlers);
         Config {
             file,
             host,

@@ -42,7 +42,8 @@ pub(crate) struct Host {
     pub(crate) listen: Option<At<String>>,
     /// Address and port for `/livez`, `/readyz` and `/metrics`. Default: `127.0.0.1:8081`.
     pub(crate) admin: Option<At<String>>,
-    /// Where the durable state is: `sqlite:PATH` (its folder is made) or `memory`. Default: `sqlite:data/koksmat.db`.
+    /// Where the durable state is: `sqlite:PATH` (its folder is made), `postgres://USER@HOST/DATABASE`, which several hosts may share, or
+    /// `memory`. `env:NAME` or `file:PATH` for a URL that holds a password. Default: `sqlite:data/koksmat.db`.
     pub(crate) store: Option<At<Reference>>,
     /// Calls side by side, 1 to 10000. Default: 64.
     pub(crate) concurrency: Option<At<u64>>,

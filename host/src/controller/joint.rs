@@ -1,10 +1,14 @@
 //! What joins the calls of one event: its receipt is answered when the last of them is settled.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use futures_util::future::{Either, pending};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +17,7 @@ use crate::{
     controller::{
         router::Routed,
         settle::{Settled, Settler},
+        shared_lane::{self, Inside},
     },
     event::Event,
     outcome::Response,
@@ -162,6 +167,17 @@ impl CallInLine {
             self.end(Settled { tally: Tally::Done, answer: Answer::Done { response: None } });
             return;
         }
+        // Where hosts share the lane, its epoch is the token: it grows whichever host is in it.
+        let lane = if self.routed.atomic && settler.store.shared() {
+            tokio::select! {
+                lane = shared_lane::enter(&settler.store) => Some(lane),
+                () = cut.cancelled() => return,
+            }
+        } else {
+            None
+        };
+        let fence = lane.as_ref().map(Inside::fence);
+        let fencing_token = fence.as_ref().map_or(fencing_token, |fence| Some(fence.epoch.unsigned_abs()));
         let attempt = self.joint.task.as_ref().map_or(0, |task| task.attempts) + 1;
         let call = Call {
             idempotency_key: idempotency_key(&id, &self.joint.event).into(),
@@ -170,6 +186,7 @@ impl CallInLine {
             event: self.joint.event.clone(),
             attempt,
             fencing_token,
+            fence,
             hops: self.joint.hops,
         };
         let behind = match &self.routed.order {
@@ -181,6 +198,10 @@ impl CallInLine {
             return;
         }
         let handler = self.routed.handler.clone();
+        let mut lost = pin!(match &lane {
+            Some(lane) => Either::Left(lane.lost()),
+            None => Either::Right(pending()),
+        });
         for overtaken in 0..=OVERTAKEN_AT_MOST {
             let finished = tokio::select! {
                 finished = handler.call(call.clone()) => finished,
@@ -188,10 +209,17 @@ impl CallInLine {
                     settler.was_cut(&call);
                     return;
                 }
+                () = &mut lost => {
+                    settler.lane_lost(&call);
+                    return;
+                }
             };
             let touched = (overtaken >= OVERTAKEN_BEFORE_HOLD - 1).then(|| settler.touched_keys(&finished));
             let settled = settler.settle(&self.joint, &self.routed, &call, finished, overtaken == OVERTAKEN_AT_MOST).await;
             if let Some(settled) = settled {
+                if settled.tally != Tally::Returned && !self.joint.reply {
+                    lane.into_iter().for_each(Inside::left);
+                }
                 self.end(settled);
                 return;
             }

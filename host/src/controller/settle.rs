@@ -67,7 +67,7 @@ impl Settler {
                 };
                 let keep = keeps_response(joint, &response);
                 let done = Settled { tally: Tally::Done, answer: Answer::Done { response: Some(response) } };
-                if joint.task.is_none() && effects.is_empty() && keep.is_none() {
+                if joint.task.is_none() && effects.is_empty() && keep.is_none() && call.fence.is_none() {
                     // Nothing to write: a pure pipeline never waits for the store.
                     return Some(done);
                 }
@@ -78,6 +78,7 @@ impl Settler {
                         done
                     }
                     Ok(Committed::Settled | Committed::Free) => done,
+                    Ok(Committed::Fenced) => self.was_fenced(joint, call),
                     Ok(Committed::Overtaken) if last_time => {
                         let reason = "other calls changed what it read every time it ran".to_owned();
                         self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None).await
@@ -99,7 +100,9 @@ impl Settler {
     /// Park a direct call behind the tasks of its order key, so that it keeps its order. None: nothing is before it, it may run.
     pub(crate) async fn behind(&self, joint: &Joint, call: &Call, order: &Arc<str>) -> Option<Settled> {
         let key = OrderKey::of(&call.id, order);
-        if joint.task.is_some() || joint.reply || !self.parked.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+        // What other hosts have parked is known to the store alone.
+        let may_wait = self.store.shared() || self.parked.lock().unwrap_or_else(PoisonError::into_inner).contains(&key);
+        if joint.task.is_some() || joint.reply || !may_wait {
             return None;
         }
         match self.commit(joint, call, Verdict::Behind { order: order.to_string() }).await {
@@ -150,6 +153,7 @@ impl Settler {
             (Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }, Settled { tally: Tally::Parked, answer })
         };
         match self.commit(joint, call, verdict).await {
+            Ok(Committed::Fenced) => self.was_fenced(joint, call),
             Ok(_) => {
                 self.store.unhold(call.holder);
                 self.bell.ring(group_of(&call.id));
@@ -166,6 +170,7 @@ impl Settler {
             holder: Some(call.holder),
             kind: joint.origin.kind.clone(),
             claim: task.map(|task| task.claim),
+            fence: call.fence.clone(),
             event: joint.event.clone(),
             hops: call.hops,
             history: task.map(|task| task.history.clone()).unwrap_or_default(),
@@ -186,6 +191,17 @@ impl Settler {
             self.give_back(task.claim);
         }
         Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(STORE_RETRY), cause: Cause::Host } }
+    }
+
+    /// Another host is in the lane by now, and nothing of this call happened: its event comes again.
+    fn was_fenced(&self, joint: &Joint, call: &Call) -> Settled {
+        tracing::warn!(tenant = %call.id.tenant, handler = &*call.id.handler, event = call.event.id,
+            "the call was in the lane for longer than its lease, and another host is in it now: its event comes again");
+        self.store.unhold(call.holder);
+        if let Some(task) = &joint.task {
+            self.give_back(task.claim);
+        }
+        Settled { tally: Tally::Returned, answer: Answer::Again { after: None, cause: Cause::Host } }
     }
 
     pub(crate) fn note_store(&self, error: Option<&StoreError>) {
@@ -228,6 +244,13 @@ impl Settler {
         self.store.unhold(call.holder);
         self.ledgers.cut();
         tracing::warn!(tenant = %call.id.tenant, handler = &*call.id.handler, event = call.event.id, "the call was cut; its event goes back");
+    }
+
+    /// A started call may not be in its lane any more, and was cut.
+    pub(crate) fn lane_lost(&self, call: &Call) {
+        self.store.unhold(call.holder);
+        tracing::warn!(tenant = %call.id.tenant, handler = &*call.id.handler, event = call.event.id,
+            "the store did not confirm in time that the call is in the lane: it was cut, and its event comes again");
     }
 
     /// A claim that goes back to the store unsettled.

@@ -20,7 +20,7 @@ use crate::{
         guest::{Emission, Guest},
         limits,
     },
-    store::{CallId, Holder, Read, Write},
+    store::{CallId, Fence, Holder, Read, Write},
 };
 
 /// What a handler is called with.
@@ -38,6 +38,8 @@ pub struct Call {
     pub idempotency_key: Arc<str>,
     /// For an atomic handler.
     pub fencing_token: Option<u64>,
+    /// The right to be in the lane, where hosts share it.
+    pub fence: Option<Fence>,
     /// Emits between this event and one from outside.
     pub hops: u32,
 }

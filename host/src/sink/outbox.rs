@@ -21,8 +21,6 @@ use crate::{
 
 /// Events that are on their way to the broker at once.
 const IN_FLIGHT: usize = 256;
-/// However quiet it is, the store is asked again after this.
-const IDLE: Duration = Duration::from_secs(30);
 /// How long to wait after the store failed.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -125,8 +123,9 @@ impl Outbox {
 
     /// Claim what is due. How long until there may be more: no time when this was as much as there was room for.
     async fn claim(&self, room: usize) -> Result<(Vec<Task>, Duration), StoreError> {
+        let idle = self.shared.store.idle();
         if room == 0 {
-            return Ok((Vec::new(), IDLE));
+            return Ok((Vec::new(), idle));
         }
         // What becomes due meanwhile is the next to wait for, not one that was missed.
         let looked = now();
@@ -135,8 +134,8 @@ impl Outbox {
             return Ok((tasks, Duration::ZERO));
         }
         let next = self.shared.store.next_due(looked).await?;
-        let next = next.map_or(IDLE, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1));
-        Ok((tasks, next.min(IDLE)))
+        let next = next.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1));
+        Ok((tasks, next.min(idle)))
     }
 }
 
@@ -169,6 +168,7 @@ impl Shared {
             holder: None,
             kind: task.kind,
             claim: Some(task.claim),
+            fence: None,
             event: task.event,
             hops: task.hops,
             history: task.history,

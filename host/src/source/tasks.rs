@@ -26,8 +26,6 @@ use crate::{
 const CLAIM: usize = 64;
 /// How long to wait after the store failed.
 const STORE_RETRY: Duration = Duration::from_millis(500);
-/// However quiet it is, the store is asked again after this.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// Claims tasks and sends them.
 pub(crate) struct TaskFeeder {
@@ -109,7 +107,8 @@ impl TaskFeeder {
         }
         // What became due since everybody was looked at is the next to wait for, though its time has come meanwhile.
         let next = self.store.next_due(state.looked).await?;
-        Ok(next.map_or(IDLE, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(IDLE))
+        let idle = self.store.idle();
+        Ok(next.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(idle))
     }
 
     /// Suspects run one at a time, each counted before its call. Beside them there are only calls of sources that wait for their answer.

@@ -183,6 +183,7 @@ pub(crate) fn settling(task: &Task, verdict: Verdict) -> Commit {
         holder: None,
         kind: task.kind.clone(),
         claim: Some(task.claim),
+        fence: None,
         event: task.event.clone(),
         hops: task.hops,
         history: task.history.clone(),
@@ -194,7 +195,7 @@ pub(crate) fn settling(task: &Task, verdict: Verdict) -> Commit {
 pub(crate) fn direct(key: Option<&str>, verdict: Verdict) -> Commit {
     let call = CallId { tenant: tenant(), source: "orders".into(), key: key.map(Into::into), handler: "invoice".into() };
     let event = event(key.unwrap_or("nameless"));
-    Commit { call, holder: None, kind: "kafka".into(), claim: None, event, hops: 0, history: Vec::new(), verdict }
+    Commit { call, holder: None, kind: "kafka".into(), claim: None, fence: None, event, hops: 0, history: Vec::new(), verdict }
 }
 
 pub(crate) fn done() -> Verdict {
@@ -209,11 +210,11 @@ fn failed(error: &str) -> Attempt {
     Attempt { at: 1, error: error.into() }
 }
 
-fn dead(reason: &str) -> Verdict {
+pub(crate) fn dead(reason: &str) -> Verdict {
     Verdict::Dead { reason: reason.into(), failed: Some(failed(reason)), plugin: "sha256:0".into() }
 }
 
-fn park(due: super::Millis) -> Verdict {
+pub(crate) fn park(due: super::Millis) -> Verdict {
     Verdict::Park { due, failed: Some(failed("busy")), order: None }
 }
 

@@ -22,8 +22,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read, Reroute,
-    Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Holder, Millis, OrderKey, Read,
+    Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
 };
@@ -35,6 +35,7 @@ mod connect;
 mod dead_letter;
 mod expire;
 mod keyvalue;
+mod lane;
 mod lease;
 mod locks;
 mod rows;
@@ -46,6 +47,8 @@ mod task;
 mod tests;
 mod writer;
 
+/// Where the tables are.
+const SCHEMA: &str = "koksmat";
 /// Connections that read.
 const READERS: u32 = 4;
 /// How long a reader is waited for.
@@ -70,12 +73,17 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Open the store at `url` in the schema of this name, and make it where it is not there.
+    /// Open the store at `url`, in a schema of its own, and make it where it is not there.
     ///
     /// # Errors
     /// [`StoreError::Newer`] when a newer version made it; [`StoreError::Other`] when the database cannot be reached or its user may not
     /// make the tables. Messages name the database by where its URL came from, never by the URL.
-    pub async fn open(url: &Secret, schema: &str) -> Result<Self, StoreError> {
+    pub async fn open(url: &Secret) -> Result<Self, StoreError> {
+        Self::open_in(url, SCHEMA).await
+    }
+
+    /// The same in the schema of this name.
+    pub(crate) async fn open_in(url: &Secret, schema: &str) -> Result<Self, StoreError> {
         let connect = Connect::new(url, schema)?;
         let clock = Arc::<Clock>::default();
         let mut connection = connect.writer(&clock).await?;
@@ -136,6 +144,7 @@ impl Store for PostgresStore {
     fn commit(&self, commit: Commit) -> StoreFuture<'_, Committed> {
         Box::pin(async move {
             let (holder, tenant, keys) = (commit.holder, commit.call.tenant.clone(), commit.writes());
+            let fence = commit.fence.clone();
             if !commit.needs_store() {
                 holder.into_iter().for_each(|holder| self.holds.release(holder));
                 return Ok(Committed::Yes);
@@ -148,7 +157,12 @@ impl Store for PostgresStore {
                     let Some(_passage) = self.holds.pass(holder, &tenant, &keys) else { continue };
                     place.hand_over(commit, |committed| committed)
                 };
-                return answer.wait().await;
+                let committed = answer.wait().await;
+                if let (Ok(Committed::Settled), Some(fence)) = (&committed, fence) {
+                    // Its commit was rolled back, and with it that it left the lane.
+                    self.writer.run(lane::Leave(fence)).await?;
+                }
+                return committed;
             }
         })
     }
@@ -259,6 +273,22 @@ impl Store for PostgresStore {
             }
             Ok(forgotten)
         })
+    }
+
+    fn enter_lane(&self, lane: Arc<str>) -> StoreFuture<'_, Option<Fence>> {
+        Box::pin(self.writer.run(lane::Enter { lane, host: self.host.clone() }))
+    }
+
+    fn stay_in_lane(&self, fence: Fence) -> StoreFuture<'_, bool> {
+        Box::pin(self.writer.run(lane::Stay(fence)))
+    }
+
+    fn leave_lane(&self, fence: Fence) -> StoreFuture<'_, ()> {
+        Box::pin(self.writer.run(lane::Leave(fence)))
+    }
+
+    fn shared(&self) -> bool {
+        true
     }
 
     fn start_number(&self) -> u64 {

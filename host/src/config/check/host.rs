@@ -2,10 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use super::{Check, DAY, MINUTE, reference, seconds};
+use super::{Check, DAY, MINUTE, poller, reference, seconds};
 use crate::config::{
     HostConfig, StoreConfig,
     document::Node,
@@ -49,7 +49,8 @@ fn address(check: &mut Check<'_>, field: &Option<At<String>>, default: SocketAdd
     })
 }
 
-fn store(check: &mut Check<'_>, At { value, span }: &At<Reference>) -> Option<StoreConfig> {
+fn store(check: &mut Check<'_>, at: &At<Reference>) -> Option<StoreConfig> {
+    let At { value, span } = at;
     let text = reference::resolve(check, value, span)?;
     if text == "memory" {
         return Some(StoreConfig::Memory);
@@ -65,11 +66,18 @@ fn store(check: &mut Check<'_>, At { value, span }: &At<Reference>) -> Option<St
             Some(StoreConfig::Sqlite(check.path(PathBuf::from(path))))
         }
         "postgres" | "postgresql" => {
-            check.error(span, format!("a PostgreSQL store is not in this version yet; use `sqlite:{STORE}`"));
-            None
+            let folder = check.path(Path::new(STORE).parent().unwrap_or(Path::new("."))).clone();
+            Some(StoreConfig::Postgres { url: poller::postgres(check, at)?, folder })
         }
         _ => {
-            check.error(span, format!("expected `sqlite:PATH` or `memory`, such as `sqlite:{STORE}`"));
+            let what = match value {
+                Reference::Literal(_) => String::new(),
+                elsewhere => format!("what {} holds is no store; ", reference::show(elsewhere)),
+            };
+            check.error(
+                span,
+                format!("{what}expected `sqlite:PATH`, `postgres://USER@HOST/DATABASE` or `memory`, such as `sqlite:{STORE}`"),
+            );
             None
         }
     }

@@ -90,7 +90,7 @@ fn database(check: &mut Check<'_>, at: &At<Reference>) -> Option<(Kind, Secret)>
             let shown = if matches!(value, Reference::Literal(_)) { format!("sqlite:{rest}") } else { reference::show(value) };
             Some((Kind::Sqlite, Secret::new(url?, shown)))
         }
-        "postgres" | "postgresql" => Some((Kind::Postgres, server(check, at, &["postgres", "postgresql"], POSTGRES_OPTIONS)?)),
+        "postgres" | "postgresql" => Some((Kind::Postgres, postgres(check, at)?)),
         "mysql" | "mariadb" => Some((Kind::MySql, server(check, at, &["mysql", "mariadb"], MYSQL_OPTIONS)?)),
         _ => {
             let message = match value {
@@ -101,6 +101,11 @@ fn database(check: &mut Check<'_>, at: &At<Reference>) -> Option<(Kind, Secret)>
             None
         }
     }
+}
+
+/// A URL of a PostgreSQL database.
+pub(super) fn postgres(check: &mut Check<'_>, at: &At<Reference>) -> Option<Secret> {
+    server(check, at, &["postgres", "postgresql"], POSTGRES_OPTIONS)
 }
 
 /// A URL of a server, with options it knows.

@@ -6,19 +6,19 @@ use super::{
     source::{Found as Source, Sources},
 };
 use crate::config::{
-    Order, Reply, SourceKind, Subscription,
+    Order, Reply, SourceKind, StoreConfig, Subscription,
     pattern::{matches, may_overlap},
     units::ShowDuration,
 };
 
-pub(super) fn check(check: &mut Check<'_>, sources: &Sources<'_>, handlers: &[Handler]) {
+pub(super) fn check(check: &mut Check<'_>, store: &StoreConfig, sources: &Sources<'_>, handlers: &[Handler]) {
     for source in &sources.found {
         if matches!(&source.config.kind, SourceKind::Webhook(webhook) if webhook.reply == Reply::Handler) {
             one_answers(check, source, handlers);
         }
     }
-    for source in &sources.found {
-        shared_group(check, source, handlers);
+    if !matches!(store, StoreConfig::Postgres { .. }) {
+        sources.found.iter().for_each(|source| shared_group(check, source, handlers));
     }
     for handler in handlers {
         patience(check, sources, handler);
@@ -73,7 +73,7 @@ fn shared_group(check: &mut Check<'_>, source: &Source, handlers: &[Handler]) {
             &source.span,
             format!(
                 "run it on one host: handlers.{name} is atomic, ordered or has effects, and hosts that share this source each have a store of \
-                 their own; calls parked on a host wait for that host"
+                 their own, where calls that are parked wait for their host; or let the hosts share a store in PostgreSQL"
             ),
         );
     }

@@ -144,6 +144,8 @@ fn what_one_host_alone_can_promise_is_said() {
     assert_eq!(said(format!("{}{handler}", kafka(""))), "");
     let effects = said(format!("{}{handler}grants = {{ keyvalue = true }}\n", kafka("")));
     assert!(effects.contains("sources.a") && effects.contains("run it on one host"), "{effects}");
+    let shared = said(format!("[host]\nstore = \"postgres://db/k\"\n{}{handler}grants = {{ keyvalue = true }}\n", kafka("")));
+    assert_eq!(shared, "", "hosts that share a store promise it together");
     let slow = said(format!("{}{handler}timeout = \"20s\"\n", kafka("")));
     assert!(slow.contains("its calls may take 20s") && slow.contains("waits 5s") && slow.contains("durable"), "{slow}");
     assert_eq!(said(format!("{}{handler}timeout = \"20s\"\n", kafka("intake = \"durable\""))), "");

@@ -179,7 +179,7 @@ fn the_host_is_checked() {
         r#"
         koksmat.toml:2:10: host.listen: expected an IP address and a port, such as `127.0.0.1:8080`; did you mean `127.0.0.1:80`?
         koksmat.toml:3:9: host.admin: expected an IP address and a port, such as `127.0.0.1:8081`
-        koksmat.toml:4:9: host.store: expected `sqlite:PATH` or `memory`, such as `sqlite:data/koksmat.db`
+        koksmat.toml:4:9: host.store: expected `sqlite:PATH`, `postgres://USER@HOST/DATABASE` or `memory`, such as `sqlite:data/koksmat.db`
         koksmat.toml:5:18: host.drain-deadline: 2d is out of range: 0s to 1d
         koksmat.toml:6:15: host.drain-delay: expected a duration with its unit, such as `200ms`, `5s`, `2m`, `1h` or `7d`
         koksmat.toml:7:13: host.dedup-for: 1s is out of range: 1m to 365d

@@ -80,7 +80,7 @@ fn a_url_with_a_password_is_not_shown() {
         claim = { table = "t", key = "id" }
         "#,
         r#"
-        koksmat.toml:2:9: host.store: a PostgreSQL store is not in this version yet; use `sqlite:data/koksmat.db`
+        koksmat.toml:2:9: host.store: a URL with a password does not belong in this file; refer to it by `env:NAME` or `file:PATH`
         koksmat.toml:6:12: sources.a.database: a URL with a password does not belong in this file; refer to it by `env:NAME` or `file:PATH`
         koksmat.toml:18:12: sources.c.database: what env:SECRET holds is no URL of a database; expected `sqlite:PATH`, `postgres://USER@HOST/DATABASE` or `mysql://USER@HOST/DATABASE`
         koksmat.toml:24:12: sources.d.database: expected `sqlite:PATH`, `postgres://USER@HOST/DATABASE` or `mysql://USER@HOST/DATABASE`, or `env:NAME` or `file:PATH` for a URL that holds a password

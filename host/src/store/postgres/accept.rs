@@ -60,14 +60,15 @@ pub(super) async fn accept(tx: &mut Tx<'_>, acceptance: &Acceptance) -> Result<A
     }
     if let Some(key) = &acceptance.key {
         // Of two hosts that accept it at once the second waits for the first.
-        let new = sqlx::query("INSERT INTO accepted (tenant, source, key, event_id, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING")
-            .bind(tenant.as_str())
-            .bind(&**source)
-            .bind(key)
-            .bind(&event.id)
-            .bind(tx.now)
-            .execute(&mut *tx.connection)
-            .await?;
+        let new =
+            sqlx::query("INSERT INTO accepted (tenant, source, key, event_id, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING")
+                .bind(tenant.as_str())
+                .bind(&**source)
+                .bind(key)
+                .bind(&event.id)
+                .bind(tx.now)
+                .execute(&mut *tx.connection)
+                .await?;
         if new.rows_affected() == 0 {
             let id = accepted_before(tx.connection, acceptance).await?.unwrap_or_default();
             return Ok(Accepted::Duplicate { id });

@@ -23,7 +23,8 @@ pub(super) struct Clock {
 impl Clock {
     /// Compare with the server's.
     pub(super) async fn look(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        let theirs: Millis = sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").fetch_one(connection).await?;
+        let theirs: Millis =
+            sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").fetch_one(connection).await?;
         self.ahead.store(theirs.saturating_sub(own()), Ordering::Relaxed);
         Ok(())
     }

@@ -34,7 +34,7 @@ impl Connect {
         let options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
             StoreError::Other(format!("the URL of {} cannot be used: write postgres://USER@HOST/DATABASE", url.reference()))
         })?;
-        let options = options.application_name("koksmat-store").disable_statement_logging();
+        let options = options.application_name(&format!("koksmat/{schema}")).disable_statement_logging();
         Ok(Self { options, reference: url.reference().to_owned(), schema: schema.to_owned() })
     }
 

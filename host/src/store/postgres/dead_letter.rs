@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, postgres::{PgArguments, PgRow}, query::Query};
+use sqlx::{
+    AssertSqlSafe, PgConnection, Postgres, Row as _,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use super::{
     accept::NewTasks,
@@ -22,7 +26,8 @@ use crate::{
 };
 
 /// Which letters, as [`DeadLetterQuery`] says, oldest first. Parameters of [`which`].
-const WHICH: &str = "id > $1 AND ($2::bigint IS NULL OR id = $2) AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR handler = $4)
+const WHICH: &str =
+    "id > $1 AND ($2::bigint IS NULL OR id = $2) AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR handler = $4)
     AND ($5::text IS NULL OR source = $5) ORDER BY id LIMIT $6";
 
 /// A dead letter to be written.

@@ -30,8 +30,10 @@ pub(super) async fn prepare(connect: &Connect, connection: &mut PgConnection) ->
 async fn migrate(connect: &Connect, connection: &mut PgConnection, known: i64) -> Result<(), StoreError> {
     let mut transaction = connection.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATING).execute(&mut *transaction).await?;
-    let there: bool =
-        sqlx::query_scalar("SELECT to_regclass(quote_ident($1) || '.meta') IS NOT NULL").bind(connect.schema()).fetch_one(&mut *transaction).await?;
+    let there: bool = sqlx::query_scalar("SELECT to_regclass(quote_ident($1) || '.meta') IS NOT NULL")
+        .bind(connect.schema())
+        .fetch_one(&mut *transaction)
+        .await?;
     let version: i64 = if there {
         let version = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'schema'").fetch_optional(&mut *transaction).await?;
         version.ok_or_else(|| StoreError::Other("it holds tables of something else; name another schema or database".into()))?

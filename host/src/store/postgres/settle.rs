@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row as _};
 use super::{
     accept::{self, NewTasks},
     dead_letter::NewLetter,
-    keyvalue,
+    keyvalue, lane,
     locks::{self, Locks},
     writer::{Operation, Stop, Tx},
 };
@@ -43,6 +43,11 @@ impl Operation for Commit {
 
     fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<Committed, Stop<Committed>>> {
         Box::pin(async move {
+            if let Some(fence) = &self.fence
+                && !lane::leave(tx, fence).await?
+            {
+                return Err(Stop::Answer(Committed::Fenced));
+            }
             match &self.verdict {
                 Verdict::Done { effects, keep } => done(tx, self, effects, keep.as_ref()).await?,
                 Verdict::Park { due, failed, order } => park(tx, self, *due, failed.as_ref(), order.as_deref()).await?,
@@ -102,13 +107,7 @@ async fn done(tx: &mut Tx<'_>, commit: &Commit, effects: &Effects, keep: Option<
     Ok(())
 }
 
-async fn park(
-    tx: &mut Tx<'_>,
-    commit: &Commit,
-    due: Millis,
-    failed: Option<&Attempt>,
-    order: Option<&str>,
-) -> Result<(), Stop<Committed>> {
+async fn park(tx: &mut Tx<'_>, commit: &Commit, due: Millis, failed: Option<&Attempt>, order: Option<&str>) -> Result<(), Stop<Committed>> {
     let Commit { call, history: earlier, .. } = commit;
     let all = history(earlier, failed)?;
     let Some(claim) = commit.claim else {
@@ -146,15 +145,14 @@ async fn park(
 
 async fn behind(tx: &mut Tx<'_>, commit: &Commit, order: &str) -> Result<(), Stop<Committed>> {
     let call = &commit.call;
-    let waits: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM task WHERE tenant = $1 AND source = $2 AND handler = $3 AND order_key = $4)",
-    )
-    .bind(call.tenant.as_str())
-    .bind(&*call.source)
-    .bind(&*call.handler)
-    .bind(order)
-    .fetch_one(&mut *tx.connection)
-    .await?;
+    let waits: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM task WHERE tenant = $1 AND source = $2 AND handler = $3 AND order_key = $4)")
+            .bind(call.tenant.as_str())
+            .bind(&*call.source)
+            .bind(&*call.handler)
+            .bind(order)
+            .fetch_one(&mut *tx.connection)
+            .await?;
     if !waits {
         return Err(Stop::Answer(Committed::Free));
     }

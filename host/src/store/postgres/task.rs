@@ -49,7 +49,8 @@ impl Operation for ClaimTasks {
             let mut tasks = Vec::with_capacity(claimed.len());
             for (event, mut task) in claimed {
                 // Tasks of one event share it.
-                task.event = events.get(&event).cloned().ok_or_else(|| StoreError::Other(format!("the event {event} of a task is gone")))?;
+                task.event =
+                    events.get(&event).cloned().ok_or_else(|| StoreError::Other(format!("the event {event} of a task is gone")))?;
                 tasks.push(task);
             }
             Ok(tasks)
@@ -176,7 +177,9 @@ pub(super) async fn next_due(connection: &mut PgConnection, after: Millis) -> Re
 
 /// The order keys that tasks wait under.
 pub(super) async fn orders(connection: &mut PgConnection) -> Result<Vec<OrderKey>, StoreError> {
-    let rows = sqlx::query("SELECT DISTINCT tenant, source, handler, order_key FROM task WHERE order_key IS NOT NULL").fetch_all(connection).await?;
+    let rows = sqlx::query("SELECT DISTINCT tenant, source, handler, order_key FROM task WHERE order_key IS NOT NULL")
+        .fetch_all(connection)
+        .await?;
     let order = |row: &PgRow| {
         Ok(OrderKey {
             tenant: row.try_get::<String, _>(0)?.into(),

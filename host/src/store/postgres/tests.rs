@@ -8,7 +8,7 @@ use super::PostgresStore;
 use crate::{
     config::Secret,
     store::{
-        Acceptance, Accepted, Committed, Read, Store, Subscriber, Write,
+        Acceptance, Accepted, Commit, Committed, Read, Store, Subscriber, Write,
         conformance::{self, Opened, conformance},
     },
 };
@@ -20,7 +20,9 @@ mod server_store {
 /// The server that `tests/services/services.sh` starts. A test that needs it fails without it.
 fn url() -> Secret {
     let Some(folder) = std::env::var_os("KOKSMAT_TEST_SERVICES").map(PathBuf::from) else {
-        panic!("this test needs PostgreSQL: run it by `tests/services/services.sh run cargo test -p koksmat --lib`, or as tests/run.sh does")
+        panic!(
+            "this test needs PostgreSQL: run it by `tests/services/services.sh run cargo test -p koksmat --lib`, or as tests/run.sh does"
+        )
     };
     let password = std::fs::read_to_string(folder.join("postgres-tls/password")).unwrap();
     Secret::new(format!("postgres://koksmat:{}@127.0.0.1:25432/koksmat", password.trim()), "env:STORE_URL")
@@ -35,7 +37,7 @@ impl Schema {
     }
 
     async fn host(&self) -> PostgresStore {
-        PostgresStore::open(&url(), &self.0).await.unwrap()
+        PostgresStore::open_in(&url(), &self.0).await.unwrap()
     }
 
     async fn execute(&self, statement: &str) {
@@ -103,12 +105,13 @@ async fn an_event_that_two_hosts_accept_at_once_is_one() {
     let schema = Schema::new();
     let (a, b) = (schema.host().await, schema.host().await);
     for n in 0..50 {
-        let (one, two) = tokio::join!(a.accept(vec![conformance::order(&n.to_string())]), b.accept(vec![conformance::order(&n.to_string())]));
+        let (one, two) =
+            tokio::join!(a.accept(vec![conformance::order(&n.to_string())]), b.accept(vec![conformance::order(&n.to_string())]));
         let mut both = [one.unwrap().remove(0), two.unwrap().remove(0)];
         both.sort_by_key(|accepted| matches!(accepted, Accepted::Duplicate { .. }));
         assert!(matches!(both, [Accepted::New { .. }, Accepted::Duplicate { .. }]), "{both:?}");
     }
-    assert_eq!(conformance::claim(&a).await.len() , 50);
+    assert_eq!(conformance::claim(&a).await.len(), 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +150,8 @@ async fn no_update_is_lost_between_hosts() {
         for _ in 0..25 {
             loop {
                 let found = store.get(conformance::tenant(), "count".into()).await.unwrap();
-                let (count, version) = found.map_or((0, 0), |(value, version)| (std::str::from_utf8(&value).unwrap().parse().unwrap(), version));
+                let (count, version) =
+                    found.map_or((0, 0), |(value, version)| (std::str::from_utf8(&value).unwrap().parse().unwrap(), version));
                 let next: i64 = count + 1;
                 let mut effects = conformance::set("count", &next.to_string());
                 effects.reads.push(Read::Key { key: "count".into(), version });
@@ -179,7 +183,11 @@ async fn what_a_dead_host_was_running_is_taken_over_and_its_claims_are_void() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert!(taken.suspect, "it may be what ended the other");
-    assert_eq!(a.commit(conformance::settling(&lost, conformance::done())).await.unwrap(), Committed::Settled, "it is not its own any more");
+    assert_eq!(
+        a.commit(conformance::settling(&lost, conformance::done())).await.unwrap(),
+        Committed::Settled,
+        "it is not its own any more"
+    );
     assert!(conformance::claim(&a).await.is_empty(), "a host that is not believed to be alive claims nothing");
     assert_eq!(b.commit(conformance::settling(&taken, conformance::done())).await.unwrap(), Committed::Yes);
 }
@@ -202,10 +210,7 @@ async fn a_connection_that_is_cut_is_made_again() {
     let store = schema.host().await;
     for n in 0..5 {
         schema
-            .execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'koksmat-store' AND pid <> pg_backend_pid()
-                 AND query NOT LIKE '%listen%'",
-            )
+            .execute(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'koksmat/{}'", schema.0))
             .await;
         let id = n.to_string();
         while store.accept(vec![conformance::order(&id)]).await.is_err() {}
@@ -218,19 +223,52 @@ async fn a_newer_store_is_refused() {
     let schema = Schema::new();
     schema.host().await.close().await.unwrap();
     schema.execute("UPDATE meta SET value = 99 WHERE name = 'schema'").await;
-    let refused = PostgresStore::open(&url(), &schema.0).await.unwrap_err();
-    assert_eq!(
-        refused.to_string(),
-        "the store env:STORE_URL has schema version 99, this koksmat knows up to 1; use a newer koksmat"
-    );
+    let refused = PostgresStore::open_in(&url(), &schema.0).await.unwrap_err();
+    assert_eq!(refused.to_string(), "the store env:STORE_URL has schema version 99, this koksmat knows up to 1; use a newer koksmat");
 }
 
 #[tokio::test]
 async fn a_server_that_cannot_be_used_is_said_without_the_password() {
     let wrong = Secret::new(url().expose().replace(":test-secret@", ":hunter2@"), "env:STORE_URL");
-    let refused = PostgresStore::open(&wrong, "koksmat").await.unwrap_err().to_string();
-    assert_eq!(
-        refused,
-        "cannot connect to the store of env:STORE_URL: password authentication failed for user \"koksmat\""
-    );
+    let refused = PostgresStore::open(&wrong).await.unwrap_err().to_string();
+    assert_eq!(refused, "cannot connect to the store of env:STORE_URL: password authentication failed for user \"koksmat\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_host_is_in_a_lane_and_its_epoch_grows() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let first = a.enter_lane("global".into()).await.unwrap().expect("nobody is in it");
+    assert_eq!(b.enter_lane("global".into()).await.unwrap(), None);
+    assert_eq!(a.enter_lane("global".into()).await.unwrap(), None, "nor another call of the same host");
+    assert!(b.enter_lane("other".into()).await.unwrap().is_some(), "another lane is another");
+    let within = Commit { fence: Some(first.clone()), ..conformance::direct(Some("1"), conformance::done()) };
+    assert_eq!(a.commit(within).await.unwrap(), Committed::Yes, "also a call without effects");
+    let second = b.enter_lane("global".into()).await.unwrap().expect("with its commit it has left");
+    assert!(second.epoch > first.epoch);
+    b.leave_lane(second.clone()).await.unwrap();
+    let third = a.enter_lane("global".into()).await.unwrap().expect("it has left");
+    assert!(third.epoch > second.epoch);
+    // Leaving once more is not leaving for somebody else.
+    b.leave_lane(second).await.unwrap();
+    assert_eq!(b.enter_lane("global".into()).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_in_a_lane_for_too_long_commits_nothing() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let late = a.enter_lane("global".into()).await.unwrap().unwrap();
+    assert!(a.stay_in_lane(late.clone()).await.unwrap());
+    schema.execute("UPDATE lane SET lease_until = 0").await;
+    let now = b.enter_lane("global".into()).await.unwrap().expect("the lease has ended");
+    assert!(!a.stay_in_lane(late.clone()).await.unwrap());
+    for verdict in [conformance::done_with(conformance::set("stock", "late")), conformance::park(0), conformance::dead("late")] {
+        let commit = Commit { fence: Some(late.clone()), ..conformance::direct(Some("1"), verdict) };
+        assert_eq!(a.commit(commit).await.unwrap(), Committed::Fenced);
+    }
+    assert!(a.depths().await.unwrap().is_empty() && a.dead_letters(conformance::all_letters()).await.unwrap().is_empty());
+    let commit = Commit { fence: Some(now), ..conformance::direct(Some("1"), conformance::done_with(conformance::set("stock", "now"))) };
+    assert_eq!(b.commit(commit).await.unwrap(), Committed::Yes);
+    assert_eq!(a.get(conformance::tenant(), "stock".into()).await.unwrap().unwrap().0, "now");
 }

@@ -1,0 +1,83 @@
+//! The lane of hosts that share a store: beside this host's own line there are those of others.
+//!
+//! The lane of this host decides whose turn it is here ([`super::atomic`]); that call enters the store's lane and is cut before its lease
+//! could end, by this host's own monotonic clock: whatever the clocks say, it is not in the lane when another is.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::store::{Fence, LANE_LEASE, Store};
+
+/// The lane of all atomic handlers of a deployment.
+const GLOBAL: &str = "global";
+/// How long to wait before a lane that another host is in is looked at again.
+const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// How often a call that is in a lane says so.
+const STAY: Duration = Duration::from_secs(3);
+/// A call is cut so long before its lease could end.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// A call's place in the lane. Dropped, it is left.
+pub(super) struct Inside {
+    store: Arc<dyn Store>,
+    fence: Fence,
+    until: Instant,
+    committed: bool,
+}
+
+/// Wait for the lane. Cancel safe but for what was entered when it was dropped, which lasts as long as its lease.
+pub(super) async fn enter(store: &Arc<dyn Store>) -> Inside {
+    let mut wait = LOOK.0;
+    loop {
+        let asked = Instant::now();
+        match store.enter_lane(GLOBAL.into()).await {
+            Ok(Some(fence)) => return Inside { store: store.clone(), fence, until: asked + LANE_LEASE - MARGIN, committed: false },
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "the lane cannot be entered now and will be tried again"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LOOK.1);
+    }
+}
+
+impl Inside {
+    pub(super) fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    /// The commit has left the lane, whatever became of it.
+    pub(super) fn left(mut self) {
+        self.committed = true;
+    }
+
+    /// Stay in the lane. Returns when that is not sure any more.
+    pub(super) fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (store, fence, mut until) = (self.store.clone(), self.fence.clone(), self.until);
+        async move {
+            loop {
+                tokio::time::sleep(STAY).await;
+                let asked = Instant::now();
+                match tokio::time::timeout_at(until.into(), store.stay_in_lane(fence.clone())).await {
+                    Ok(Ok(true)) => until = asked + LANE_LEASE - MARGIN,
+                    Ok(Ok(false)) | Err(_) => return,
+                    Ok(Err(_)) if Instant::now() >= until => return,
+                    Ok(Err(_)) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        if !self.committed {
+            let (store, fence) = (self.store.clone(), self.fence.clone());
+            drop(crate::task::spawn("leave lane", async move {
+                let _ = store.leave_lane(fence).await;
+            }));
+        }
+    }
+}
