@@ -32,8 +32,11 @@ fi
 
 say "the binary and the tests"
 cargo build --locked -p koksmat -p embedding
-cargo test --locked --workspace --exclude koksmat-tests "$@"
+cargo test --locked --workspace --exclude koksmat-tests "$@" -- --skip store::postgres
 # One after the other: the promises measure times, and each uses the whole machine. Those about the limits measure milliseconds: they come
 # first, while no broker and no database runs beside them.
 cargo test --locked -p koksmat-tests "$@" -- --test-threads=1 limits::
-tests/services/services.sh run cargo test --locked -p koksmat-tests "$@" -- --test-threads=1 --skip limits::
+tests/services/services.sh run bash -euc '
+    cargo test --locked -p koksmat --lib "$@" -- store::postgres
+    cargo test --locked -p koksmat-tests "$@" -- --test-threads=1 --skip limits::
+' tests/run.sh "$@"

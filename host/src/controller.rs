@@ -13,7 +13,6 @@ pub(crate) mod joint;
 pub(crate) mod order;
 pub mod router;
 pub(crate) mod settle;
-mod shared_lane;
 
 use std::sync::Arc;
 

@@ -24,6 +24,7 @@ pub mod controller;
 pub mod event;
 pub mod health;
 pub mod host;
+mod lane;
 pub mod listener;
 pub mod outcome;
 pub mod plugin;

@@ -11,6 +11,7 @@ use crate::{
     channel::{ControlSender, Credit, Credits, Delivery, InOrder, Intake, Origin},
     event::Event,
     health::Health,
+    lane::{self, Inside},
     listener::Routes,
     receipt::{Pending, Receipt},
     store::{Accepted, Millis, Store, StoreError},
@@ -208,6 +209,25 @@ impl SourceContext {
     /// When the store fails.
     pub async fn unsettled(&self) -> Result<u64, StoreError> {
         self.store.backlog(self.origin.tenant.clone(), self.origin.source.clone()).await
+    }
+
+    /// Wait until this host is the only one that runs this source, for one whose place in what it reads is not divided among hosts. At once,
+    /// where no other host shares the store.
+    pub(crate) async fn alone(&self) -> Option<Inside> {
+        if !self.store.shared() {
+            return None;
+        }
+        let lane = ["source/", self.origin.tenant.as_str(), "/", &*self.origin.source].concat();
+        self.ready();
+        self.held_back(Some("another host that shares the store runs it"));
+        let inside = lane::enter(&self.store, &lane).await;
+        self.held_back(None);
+        Some(inside)
+    }
+
+    /// Whether other hosts may run this source on the same store.
+    pub(crate) fn shares_its_store(&self) -> bool {
+        self.store.shared()
     }
 
     /// The number of this start of the host on its store.

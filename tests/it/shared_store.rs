@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use koksmat_tests::{
-    Folder, Inside, Process,
+    Folder, Inside, Process, Witness,
     databases::{Database, Server},
     until,
 };
@@ -127,6 +127,61 @@ async fn of_two_hosts_that_believe_to_be_in_the_lane_one_commits() {
     asleep.stop().await;
     awake.stops_well().await;
     database.drop().await;
+}
+
+/// Two hosts on the store of all, each with this source and a handler that tells the witness of its events.
+fn both(database: &Database, witness: &Witness, source: &str) -> [Folder; 2] {
+    [(); 2].map(|()| {
+        let handler = format!("on = {{ source = \"only\" }}\ngrants = {{ http = [\"{}\"] }}", witness.address());
+        Folder::new()
+            .host("store = \"file:store-url\"")
+            .file("store-url", database.url())
+            .toml(&format!("[sources.only]\n{source}\n"))
+            .script("tells", "tells.js", &witness.script("event.id"), &handler)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_fires_once_whichever_host_is_first() {
+    let database = Server::Postgres.database("timer").await;
+    let witness = Witness::start().await;
+    let folders = both(&database, &witness, "kind = \"timer\"\ncron = \"* * * * * *\"");
+    let (a, b) = (Process::start(&folders[0]).await, Process::start(&folders[1]).await);
+    witness.hears(5).await;
+    a.stops_well().await;
+    let before = witness.count();
+    witness.hears(before + 2).await;
+    b.stops_well().await;
+    assert_eq!(witness.different(), witness.count(), "{:?}", witness.heard());
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_not_claimed_are_polled_by_one_host_and_by_the_other_when_it_stops() {
+    for mode in ["query = \"select id from events\"\nkey = \"id\"", "cursor = { table = \"events\", key = \"id\" }"] {
+        let database = Server::Postgres.database("polled_by_one").await;
+        let mut connection = database.connect().await;
+        connection.execute("CREATE TABLE events (id bigserial PRIMARY KEY, xid xid8 NOT NULL DEFAULT pg_current_xact_id())").await;
+        let witness = Witness::start().await;
+        let source = format!("kind = \"poller\"\ndatabase = \"file:store-url\"\nevery = \"20ms\"\n{mode}");
+        let folders = both(&database, &witness, &source);
+        let (a, b) = (Process::start(&folders[0]).await, Process::start(&folders[1]).await);
+        connection.execute("INSERT INTO events DEFAULT VALUES; INSERT INTO events DEFAULT VALUES").await;
+        witness.hears(2).await;
+        until("one to wait for the other", || async {
+            let waits = async |host: &Process| host.admin("/readyz").await.text().contains("another host that shares the store runs it");
+            (waits(&a).await != waits(&b).await).then_some(())
+        })
+        .await;
+        a.stops_well().await;
+        connection.execute("INSERT INTO events DEFAULT VALUES").await;
+        witness.hears(3).await;
+        b.stops_well().await;
+        let mut heard = witness.heard();
+        heard.sort();
+        assert_eq!(heard, ["1", "2", "3"], "{mode}");
+        database.drop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,8 @@
 //!
 //! `atomic` means serialised by a mutex. It is not a transaction and not a unit of retry. The lane is held until the call's commit has
 //! returned, else the next would read what is not yet written. It excludes other atomic calls of its scope, not plain ones; it is a lane of
-//! this process. A waiting call holds no permit, and the lane has a slot of its own, so plain and atomic calls never wait for each other.
+//! this process, and whose turn it is here enters the lane of all hosts that share its store ([`crate::lane`]). A waiting call holds no permit,
+//! and the lane has a slot of its own, so plain and atomic calls never wait for each other.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -17,9 +17,9 @@ use crate::{
     controller::{
         router::Routed,
         settle::{Settled, Settler},
-        shared_lane::{self, Inside},
     },
     event::Event,
+    lane::{self, Inside},
     outcome::Response,
     plugin::Call,
     receipt::{Answer, Cause, Receipt},
@@ -28,6 +28,8 @@ use crate::{
     tenant::Tenant,
 };
 
+/// The lane of all atomic handlers of a deployment, where hosts share it.
+const GLOBAL: &str = "atomic/global";
 /// How often a call may be overtaken before it holds the keys it works on.
 const OVERTAKEN_BEFORE_HOLD: u32 = 3;
 /// How often in all: a list cannot be held.
@@ -170,7 +172,7 @@ impl CallInLine {
         // Where hosts share the lane, its epoch is the token: it grows whichever host is in it.
         let lane = if self.routed.atomic && settler.store.shared() {
             tokio::select! {
-                lane = shared_lane::enter(&settler.store) => Some(lane),
+                lane = lane::enter(&settler.store, GLOBAL) => Some(lane),
                 () = cut.cancelled() => return,
             }
         } else {

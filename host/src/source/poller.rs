@@ -168,39 +168,55 @@ impl Source for PollerSource {
     }
 
     fn run(&self, ctx: SourceContext) -> Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + '_>> {
-        let PollerConfig { database, setup, every, wake, mode } = self.config.clone();
-        let url = database;
-        let database = Database::new(&url, setup.clone());
-        let bell = Arc::new(Notify::new());
-        let listening = match (&database, wake) {
-            (Database::Postgres(db), Some(channel)) => Either::Left(wake::listen(db.kind().options().clone(), channel, bell.clone())),
-            _ => Either::Right(pending()),
-        };
-        let polling = async move {
-            match mode {
-                PollMode::Claim { table, key, filter, done, lease } => {
-                    let databases = [database, Database::new(&url, setup)];
-                    let table = claim::Table { source: claim::name_of(ctx.origin()), table, key, filter, done, lease };
-                    Box::pin(Poller::new(ctx.clone(), every, bell, Claims::new(ctx, databases, table)).run()).await;
-                }
-                PollMode::Cursor { table, key, xid, filter } => {
-                    let table = cursor::Table { table, key, xid, filter };
-                    Poller::new(ctx.clone(), every, bell, Cursor::new(ctx, database, table)).run().await;
-                }
-                PollMode::Query { query, key, version } => {
-                    Poller::new(ctx.clone(), every, bell, Query::new(ctx, database, query, key, version)).run().await;
-                }
-                PollMode::Condition { condition, on } => {
-                    Poller::new(ctx.clone(), every, bell, Condition::new(ctx, database, condition, on)).run().await;
-                }
-            }
-        };
         Box::pin(async move {
+            // Rows that are claimed are divided among hosts; a position, or what was seen, is not.
+            let alone = match self.config.mode {
+                PollMode::Claim { .. } => None,
+                _ => tokio::select! {
+                    alone = ctx.alone() => alone,
+                    () = ctx.stopping().cancelled() => return Ok(()),
+                },
+            };
+            let lost = alone.as_ref().map_or_else(|| Either::Right(pending()), |alone| Either::Left(alone.lost()));
             tokio::select! {
-                () = polling => Ok(()),
-                never = listening => match never {},
+                () = poll(self.config.clone(), ctx) => Ok(()),
+                () = lost => Err(SourceError::new("the store did not confirm in time that this host is the one that polls")),
             }
         })
+    }
+}
+
+/// Poll until told to stop.
+async fn poll(config: PollerConfig, ctx: SourceContext) {
+    let PollerConfig { database: url, setup, every, wake, mode } = config;
+    let database = Database::new(&url, setup.clone());
+    let bell = Arc::new(Notify::new());
+    let listening = match (&database, wake) {
+        (Database::Postgres(db), Some(channel)) => Either::Left(wake::listen(db.kind().options().clone(), channel, bell.clone())),
+        _ => Either::Right(pending()),
+    };
+    let polling = async move {
+        match mode {
+            PollMode::Claim { table, key, filter, done, lease } => {
+                let databases = [database, Database::new(&url, setup)];
+                let table = claim::Table { source: claim::name_of(ctx.origin()), table, key, filter, done, lease };
+                Box::pin(Poller::new(ctx.clone(), every, bell, Claims::new(ctx, databases, table)).run()).await;
+            }
+            PollMode::Cursor { table, key, xid, filter } => {
+                let table = cursor::Table { table, key, xid, filter };
+                Poller::new(ctx.clone(), every, bell, Cursor::new(ctx, database, table)).run().await;
+            }
+            PollMode::Query { query, key, version } => {
+                Poller::new(ctx.clone(), every, bell, Query::new(ctx, database, query, key, version)).run().await;
+            }
+            PollMode::Condition { condition, on } => {
+                Poller::new(ctx.clone(), every, bell, Condition::new(ctx, database, condition, on)).run().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = polling => {}
+        never = listening => match never {},
     }
 }
 

@@ -119,8 +119,12 @@ impl Claims {
     }
 
     /// Free what an earlier start of this host held, and have the store remember who holds from now on. An earlier owner of the same start
-    /// may still have rows in flight: those are free when their leases end.
+    /// may still have rows in flight: those are free when their leases end, as are those of hosts that share the store.
     async fn succeed(&mut self) -> Result<(), PollError> {
+        if self.ctx.shares_its_store() {
+            self.remembered = true;
+            return Ok(());
+        }
         let start = self.ctx.start_number().to_string();
         let known = self.ctx.state(OWNER).await?.into_iter().find(|(name, _)| name == OWNER);
         let known = known.and_then(|(_, value)| String::from_utf8(value).ok());

@@ -1,7 +1,8 @@
-//! The lane of hosts that share a store: beside this host's own line there are those of others.
+//! What one of the hosts that share a store does at a time: the atomic calls of all of them, or polling a source that has one position.
 //!
-//! The lane of this host decides whose turn it is here ([`super::atomic`]); that call enters the store's lane and is cut before its lease
-//! could end, by this host's own monotonic clock: whatever the clocks say, it is not in the lane when another is.
+//! Whoever is in a lane has a lease of it in the store, says every few seconds that it is still there, and is cut before the lease could
+//! end, by this host's own monotonic clock: whatever the clocks say, it is not in the lane when another is. What it writes under its
+//! [`Fence`] happens only while the lane is its own.
 
 use std::{
     future::Future,
@@ -11,29 +12,28 @@ use std::{
 
 use crate::store::{Fence, LANE_LEASE, Store};
 
-/// The lane of all atomic handlers of a deployment.
-const GLOBAL: &str = "global";
 /// How long to wait before a lane that another host is in is looked at again.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// How often a call that is in a lane says so.
+/// How often who is in a lane says so.
 const STAY: Duration = Duration::from_secs(3);
-/// A call is cut so long before its lease could end.
+/// Whoever is in a lane is cut so long before its lease could end.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// A call's place in the lane. Dropped, it is left.
-pub(super) struct Inside {
+/// A place in a lane. Dropped, it is left.
+pub(crate) struct Inside {
     store: Arc<dyn Store>,
     fence: Fence,
     until: Instant,
     committed: bool,
 }
 
-/// Wait for the lane. Cancel safe but for what was entered when it was dropped, which lasts as long as its lease.
-pub(super) async fn enter(store: &Arc<dyn Store>) -> Inside {
+/// Wait for a lane. Cancel safe but for what was entered when it was dropped, which lasts as long as its lease.
+pub(crate) async fn enter(store: &Arc<dyn Store>, lane: &str) -> Inside {
+    let lane: Arc<str> = lane.into();
     let mut wait = LOOK.0;
     loop {
         let asked = Instant::now();
-        match store.enter_lane(GLOBAL.into()).await {
+        match store.enter_lane(lane.clone()).await {
             Ok(Some(fence)) => return Inside { store: store.clone(), fence, until: asked + LANE_LEASE - MARGIN, committed: false },
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "the lane cannot be entered now and will be tried again"),
@@ -44,17 +44,17 @@ pub(super) async fn enter(store: &Arc<dyn Store>) -> Inside {
 }
 
 impl Inside {
-    pub(super) fn fence(&self) -> Fence {
+    pub(crate) fn fence(&self) -> Fence {
         self.fence.clone()
     }
 
     /// The commit has left the lane, whatever became of it.
-    pub(super) fn left(mut self) {
+    pub(crate) fn left(mut self) {
         self.committed = true;
     }
 
     /// Stay in the lane. Returns when that is not sure any more.
-    pub(super) fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         let (store, fence, mut until) = (self.store.clone(), self.fence.clone(), self.until);
         async move {
             loop {
