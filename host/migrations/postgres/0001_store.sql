@@ -7,9 +7,10 @@ CREATE TABLE meta (
     value bigint NOT NULL
 );
 
--- How often a host was started on this store, and the versions of key-value rows: neither repeats.
+-- How often a host was started on this store, the versions of key-value rows, the numbers of events: none repeats.
 CREATE SEQUENCE start_number;
 CREATE SEQUENCE kv_version;
+CREATE SEQUENCE event_id;
 
 -- The hosts that are alive: whoever does not say so in time is taken for dead, and what it runs is ready again.
 CREATE TABLE host (
@@ -27,7 +28,7 @@ CREATE TABLE lane (
 
 -- An event, shared by its tasks; it goes with the last of them.
 CREATE TABLE event (
-    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id     bigint PRIMARY KEY,  -- of the sequence
     header text  NOT NULL,  -- all but the data, as JSON
     data   bytea NOT NULL
 );

@@ -39,6 +39,8 @@ macro_rules! conformance {
                 an_event_nobody_wants_is_a_dead_letter,
                 an_event_nobody_wants_may_be_ignored_but_its_key_is_kept,
                 state_is_listed_by_prefix_and_forgotten,
+                any_text_can_be_a_key_or_a_reason,
+                what_many_have_accepted_at_once_is_in_the_order_of_each,
             }
             claiming {
                 the_oldest_are_claimed_first_and_only_once,

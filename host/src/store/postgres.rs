@@ -11,7 +11,6 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    accept::Accept,
     clock::Clock,
     connect::Connect,
     dead_letter::{Purge, Replay},
@@ -113,7 +112,7 @@ impl Drop for PostgresStore {
 
 impl Store for PostgresStore {
     fn accept(&self, acceptances: Vec<Acceptance>) -> StoreFuture<'_, Vec<Accepted>> {
-        Box::pin(self.writer.run(Accept(acceptances)))
+        Box::pin(self.writer.accept(acceptances))
     }
 
     fn claim(&self, wants: Vec<Want>) -> StoreFuture<'_, Vec<Task>> {

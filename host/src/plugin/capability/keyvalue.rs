@@ -35,6 +35,9 @@ impl Guest {
         if key.is_empty() || key.len() > KEY_BYTES {
             return Err(Error::Other(format!("a key has 1 to {KEY_BYTES} bytes")));
         }
+        if key.contains('\0') {
+            return Err(Error::Other("a key has no NUL in it".into()));
+        }
         Ok(())
     }
 

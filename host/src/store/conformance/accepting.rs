@@ -105,3 +105,59 @@ pub(crate) async fn state_is_listed_by_prefix_and_forgotten(store: Arc<dyn Store
     assert_eq!(names("orders", "").await, ["other", "window/b", "windows"]);
     assert!(names("returns", "").await.is_empty());
 }
+
+pub(crate) async fn any_text_can_be_a_key_or_a_reason(store: Arc<dyn Store>) {
+    let odd = ["a\0b", "a\u{10FFFF}0b", "\u{10FFFF}", "'; --", "\\"];
+    for text in odd {
+        let acceptance = Acceptance { state: vec![(text.to_owned(), Some(b"1".to_vec()))], ..ordered(text, text) };
+        accept(&*store, acceptance.clone()).await;
+        assert_eq!(accepted(&*store, acceptance).await, Accepted::Duplicate { id: text.into() });
+        assert_eq!(store.state(tenant(), "orders".into(), text.into()).await.unwrap(), [(text.to_owned(), b"1".to_vec())]);
+        assert_eq!(&*store.orders().await.unwrap()[0].key, text);
+        let task = claim_one(&*store).await;
+        assert_eq!((task.key.as_deref(), task.event.id.as_str()), (Some(text), text));
+        assert_eq!(store.commit(settling(&task, dead(text))).await.unwrap(), Committed::Yes);
+        assert!(store.settled(settling(&task, done()).call).await.unwrap().is_some());
+        assert_eq!(store.dead_letters(all_letters()).await.unwrap()[0].reason, text);
+        assert_eq!(store.replay(all_letters(), Arc::new(|_| Vec::new())).await.unwrap(), 1);
+        let task = claim_one(&*store).await;
+        assert_eq!(task.key.as_deref(), Some(text));
+        assert_eq!(store.commit(settling(&task, done())).await.unwrap(), Committed::Yes);
+    }
+}
+
+pub(crate) async fn what_many_have_accepted_at_once_is_in_the_order_of_each(store: Arc<dyn Store>) {
+    // Each of ten sends twenty, in pairs, of three order keys; every event comes from two of them.
+    let sender = async |sender: u32| {
+        for pair in 0..10 {
+            let id = |n: u32| format!("{}", (sender / 2) * 100 + pair * 2 + n);
+            let acceptances = [0, 1].map(|n| ordered(&id(n), &(n + pair % 2).to_string())).to_vec();
+            for accepted in store.accept(acceptances).await.unwrap() {
+                assert!(matches!(accepted, Accepted::New { .. } | Accepted::Duplicate { .. }));
+            }
+        }
+    };
+    futures_util::future::join_all((0..10).map(sender)).await;
+    let mut handled: Vec<u32> = Vec::new();
+    loop {
+        let tasks = claim(&*store).await;
+        assert!(tasks.len() <= 3, "one of each order key");
+        if tasks.is_empty() {
+            break;
+        }
+        for task in tasks {
+            handled.push(task.event.id.parse().unwrap());
+            assert_eq!(store.commit(settling(&task, done())).await.unwrap(), Committed::Yes);
+        }
+    }
+    for sender in 0..5 {
+        for key in 0..3 {
+            let of = |id: &&u32| **id / 100 == sender && (**id % 2 + (**id % 100 / 2) % 2) == key;
+            let order: Vec<&u32> = handled.iter().filter(of).collect();
+            assert!(order.is_sorted(), "sender {sender}, key {key}: {order:?}");
+        }
+    }
+    handled.sort_unstable();
+    let all: Vec<u32> = (0..5).flat_map(|sender| (0..20).map(move |n| sender * 100 + n)).collect();
+    assert_eq!(handled, all, "each once");
+}

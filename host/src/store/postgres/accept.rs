@@ -1,15 +1,20 @@
-//! Accepting an event: its key, its tasks and what its source remembers, or nothing.
+//! Accepting events: their keys, their tasks and what their sources remember, or nothing.
+//!
+//! However many are accepted at once, it is a handful of statements: what waits for the writer is accepted together.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
-use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, Row as _};
 
 use super::{
     dead_letter::NewLetter,
     locks::{self, Locks},
+    rows::{text, unstored},
     source_state,
-    writer::{Operation, Stop, Tx},
+    writer::Tx,
 };
 use crate::{
     event::Event,
@@ -17,31 +22,10 @@ use crate::{
     tenant::Tenant,
 };
 
-/// Accept until there is no room for one.
-pub(super) struct Accept(pub(super) Vec<Acceptance>);
-
-impl Operation for Accept {
-    type Answer = Vec<Accepted>;
-
-    fn lock(&self, locks: &mut Locks) {
-        self.0.iter().for_each(|acceptance| lock(acceptance, locks));
+pub(super) fn lock(acceptances: &[Acceptance], locks: &mut Locks) {
+    for Acceptance { tenant, source, handlers, .. } in acceptances {
+        handlers.iter().for_each(|subscriber| locks.order(order_lock(tenant, source, subscriber)));
     }
-
-    fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<Vec<Accepted>, Stop<Vec<Accepted>>>> {
-        Box::pin(async move {
-            let mut all = Vec::with_capacity(self.0.len());
-            for acceptance in &self.0 {
-                let full = all.last() == Some(&Accepted::Full);
-                all.push(if full { Accepted::Full } else { accept(tx, acceptance).await? });
-            }
-            Ok(all)
-        })
-    }
-}
-
-pub(super) fn lock(acceptance: &Acceptance, locks: &mut Locks) {
-    let Acceptance { tenant, source, .. } = acceptance;
-    acceptance.handlers.iter().for_each(|subscriber| locks.order(order_lock(tenant, source, subscriber)));
 }
 
 fn order_lock(tenant: &Tenant, source: &Arc<str>, subscriber: &Subscriber) -> Option<i32> {
@@ -49,49 +33,80 @@ fn order_lock(tenant: &Tenant, source: &Arc<str>, subscriber: &Subscriber) -> Op
     Some(locks::of_order(&OrderKey { tenant: tenant.clone(), source: source.clone(), handler: subscriber.handler.clone(), key }))
 }
 
-/// Accept. [`Accepted::Duplicate`] and [`Accepted::Full`] have written nothing.
-pub(super) async fn accept(tx: &mut Tx<'_>, acceptance: &Acceptance) -> Result<Accepted, StoreError> {
-    let Acceptance { tenant, source, event, .. } = acceptance;
-    if let Some(bound) = acceptance.backlog
-        && known_backlog(tx, tenant, source, bound).await? >= bound
-    {
-        let known = accepted_before(tx.connection, acceptance).await?;
-        return Ok(known.map_or(Accepted::Full, |id| Accepted::Duplicate { id }));
+/// Whose an event is, and what it is recognised by.
+type Key<'a> = (&'a str, &'a str, &'a str);
+
+fn key_of(acceptance: &Acceptance) -> Option<Key<'_>> {
+    Some((acceptance.tenant.as_str(), &*acceptance.source, acceptance.key.as_deref()?))
+}
+
+/// Accept each list until there is no room for one of it. [`Accepted::Duplicate`] and [`Accepted::Full`] have written nothing.
+pub(super) async fn accept<'a>(tx: &mut Tx<'_>, lists: &[&'a [Acceptance]]) -> Result<Vec<Vec<Accepted>>, StoreError> {
+    let all = || lists.iter().copied().flatten();
+    let mut known = known(tx.connection, all().filter_map(key_of).collect()).await?;
+    // By the first of its key an event is known to those behind it.
+    let mut room = Room::default();
+    let mut answers = Vec::with_capacity(lists.len());
+    let mut new: Vec<&'a Acceptance> = Vec::new();
+    for list in lists.iter().copied() {
+        let mut of_list: Vec<Accepted> = Vec::with_capacity(list.len());
+        for acceptance in list {
+            let before = key_of(acceptance).and_then(|key| known.get(&key));
+            let answer = if of_list.last() == Some(&Accepted::Full) {
+                Accepted::Full
+            } else if let Some(id) = before {
+                Accepted::Duplicate { id: id.clone() }
+            } else if !room.is_left_for(tx, acceptance).await? {
+                Accepted::Full
+            } else {
+                room.take(acceptance);
+                new.push(acceptance);
+                if let Some(key) = key_of(acceptance) {
+                    known.insert(key, acceptance.event.id.clone());
+                }
+                Accepted::New { id: acceptance.event.id.clone() }
+            };
+            of_list.push(answer);
+        }
+        answers.push(of_list);
     }
-    if let Some(key) = &acceptance.key {
-        // Of two hosts that accept it at once the second waits for the first.
-        let new =
-            sqlx::query("INSERT INTO accepted (tenant, source, key, event_id, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING")
-                .bind(tenant.as_str())
-                .bind(&**source)
-                .bind(key)
-                .bind(&event.id)
-                .bind(tx.now)
-                .execute(&mut *tx.connection)
-                .await?;
-        if new.rows_affected() == 0 {
-            let id = accepted_before(tx.connection, acceptance).await?.unwrap_or_default();
-            return Ok(Accepted::Duplicate { id });
+    let lost = remember_keys(tx, &new).await?;
+    if !lost.is_empty() {
+        // Another host was faster: what it accepted is committed by now.
+        let theirs = self::known(tx.connection, lost.iter().copied().collect()).await?;
+        new.retain(|acceptance| key_of(acceptance).is_none_or(|key| !lost.contains(&key)));
+        for (acceptance, answer) in all().zip(answers.iter_mut().flatten()) {
+            if let Some(id) = key_of(acceptance).and_then(|key| theirs.get(&key))
+                && *answer != Accepted::Full
+            {
+                *answer = Accepted::Duplicate { id: id.clone() };
+            }
         }
     }
-    if !acceptance.handlers.is_empty() {
-        let tasks = NewTasks {
-            event,
-            tenant,
-            source,
-            kind: &acceptance.kind,
-            subscribers: &acceptance.handlers,
-            key: acceptance.key.as_deref(),
-            due: acceptance.due.unwrap_or(tx.now),
-            attempts: 0,
-            history: "[]",
-            hops: acceptance.hops,
-        };
-        tasks.insert(tx).await?;
-    } else if let Some(reason) = &acceptance.unrouted {
+    write(tx, &new).await?;
+    Ok(answers)
+}
+
+async fn write(tx: &mut Tx<'_>, new: &[&Acceptance]) -> Result<(), StoreError> {
+    let now = tx.now;
+    let tasks = new.iter().filter(|acceptance| !acceptance.handlers.is_empty()).map(|acceptance| NewTasks {
+        event: &acceptance.event,
+        tenant: &acceptance.tenant,
+        source: &acceptance.source,
+        kind: &acceptance.kind,
+        subscribers: &acceptance.handlers,
+        key: acceptance.key.as_deref(),
+        due: acceptance.due.unwrap_or(now),
+        attempts: 0,
+        history: "[]",
+        hops: acceptance.hops,
+    });
+    insert(tx, &tasks.collect::<Vec<_>>()).await?;
+    for acceptance in new.iter().filter(|acceptance| acceptance.handlers.is_empty()) {
+        let Some(reason) = &acceptance.unrouted else { continue };
         let letter = NewLetter {
-            tenant,
-            source,
+            tenant: &acceptance.tenant,
+            source: &acceptance.source,
             kind: &acceptance.kind,
             handler: None,
             key: acceptance.key.as_deref(),
@@ -100,12 +115,21 @@ pub(super) async fn accept(tx: &mut Tx<'_>, acceptance: &Acceptance) -> Result<A
             history: "[]",
             plugin: None,
             hops: acceptance.hops,
-            event,
+            event: &acceptance.event,
         };
         letter.insert(tx).await?;
     }
-    source_state::set(tx.connection, tenant, source, &acceptance.state).await?;
-    Ok(Accepted::New { id: event.id.clone() })
+    // The last of each name is what is remembered. In order: hosts that write the same ones do not wait for each other in a circle.
+    let mut states = BTreeMap::new();
+    for acceptance in new {
+        for (name, value) in &acceptance.state {
+            states.insert((acceptance.tenant.as_str(), &*acceptance.source, name.as_str()), value);
+        }
+    }
+    for ((tenant, source, name), value) in states {
+        source_state::set(tx.connection, tenant, source, name, value.as_deref()).await?;
+    }
+    Ok(())
 }
 
 /// The tasks of one event, to be written.
@@ -122,68 +146,160 @@ pub(super) struct NewTasks<'a> {
     pub(super) hops: u32,
 }
 
-impl NewTasks<'_> {
-    /// Write the event and its tasks. Their order keys are locked.
-    pub(super) async fn insert(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        // Behind a task with its order key it is not ready, and comes up when it is its turn: a claim never has to look past those that wait.
-        const STATEMENT: &str = "
-            WITH new_event AS (INSERT INTO event (header, data) VALUES ($1, $2) RETURNING id)
-            INSERT INTO task (event, tenant, source, kind, handler, key, order_key, order_lock, due, attempts, history, hops, accepted_at, state)
-            SELECT e.id, $3, $4, $5, s.handler, $6, s.order_key, s.order_lock, $7, $8, $9, $10, $11, CASE WHEN EXISTS (
-                SELECT 1 FROM task AS t WHERE t.tenant = $3 AND t.source = $4 AND t.handler = s.handler AND t.order_key = s.order_key
-            ) THEN 2 ELSE 0 END
-            FROM new_event AS e, unnest($12::text[], $13::text[], $14::int[]) WITH ORDINALITY AS s(handler, order_key, order_lock, n)
-            ORDER BY s.n";
-        let handlers: Vec<&str> = self.subscribers.iter().map(|subscriber| &*subscriber.handler).collect();
-        let orders: Vec<Option<&str>> = self.subscribers.iter().map(|subscriber| subscriber.order.as_deref()).collect();
-        let order_locks: Vec<Option<i32>> =
-            self.subscribers.iter().map(|subscriber| order_lock(self.tenant, self.source, subscriber)).collect();
-        sqlx::query(STATEMENT)
-            .bind(to_json(self.event)?)
-            .bind(&*self.event.data)
-            .bind(self.tenant.as_str())
-            .bind(&**self.source)
-            .bind(self.kind)
-            .bind(self.key)
-            .bind(self.due)
-            .bind(i32::try_from(self.attempts).unwrap_or(i32::MAX))
-            .bind(self.history)
-            .bind(i64::from(self.hops))
-            .bind(tx.now)
-            .bind(handlers)
-            .bind(orders)
-            .bind(order_locks)
-            .execute(&mut *tx.connection)
-            .await?;
-        if let Some((tasks, _)) = tx.backlogs.get_mut(&(self.tenant.clone(), self.source.clone())) {
-            *tasks += self.subscribers.len() as u64;
+/// Write events and their tasks. Their order keys are locked.
+pub(super) async fn insert(tx: &mut Tx<'_>, new: &[NewTasks<'_>]) -> Result<(), StoreError> {
+    // Behind a task with its order key it is not ready, and comes up when it is its turn: a claim never has to look past those that wait.
+    const STATEMENT: &str = "
+        WITH ids AS MATERIALIZED (
+            SELECT n, nextval('event_id') AS id FROM generate_series(1, cardinality($1::text[])) AS n
+        ), events AS (
+            INSERT INTO event (id, header, data)
+            SELECT ids.id, e.header, e.data FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS e(header, data, n) JOIN ids ON ids.n = e.n
+        )
+        INSERT INTO task (event, tenant, source, kind, handler, key, order_key, order_lock, due, attempts, history, hops, accepted_at, state)
+        SELECT ids.id, t.tenant, t.source, t.kind, t.handler, t.key, t.order_key, t.order_lock, t.due, t.attempts, t.history, t.hops, $3,
+            CASE WHEN t.behind OR (t.order_key IS NOT NULL AND EXISTS (
+                SELECT 1 FROM task AS o WHERE o.tenant = t.tenant COLLATE \"C\" AND o.source = t.source COLLATE \"C\"
+                    AND o.handler = t.handler COLLATE \"C\" AND o.order_key = t.order_key COLLATE \"C\")) THEN 2 ELSE 0 END
+        FROM unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::int[], $12::bigint[],
+                $13::int[], $14::text[], $15::bigint[], $16::boolean[]) WITH ORDINALITY
+            AS t(n, tenant, source, kind, handler, key, order_key, order_lock, due, attempts, history, hops, behind, nth)
+            JOIN ids ON ids.n = t.n
+        ORDER BY t.nth";
+    if new.is_empty() {
+        return Ok(());
+    }
+    let (mut headers, mut data) = (Vec::new(), Vec::new());
+    let (mut events, mut tenants, mut sources, mut kinds, mut handlers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut keys, mut orders, mut order_locks, mut dues) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut attempts, mut histories, mut hops, mut behind) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // A statement does not see what it writes: who is behind one of the same statement is said.
+    let mut first = HashSet::new();
+    for (n, task) in (1i64..).zip(new) {
+        headers.push(to_json(task.event)?);
+        data.push(&*task.event.data);
+        for subscriber in task.subscribers {
+            events.push(n);
+            tenants.push(task.tenant.as_str());
+            sources.push(&**task.source);
+            kinds.push(task.kind);
+            handlers.push(&*subscriber.handler);
+            keys.push(task.key.map(text));
+            orders.push(subscriber.order.as_deref().map(text));
+            order_locks.push(order_lock(task.tenant, task.source, subscriber));
+            dues.push(task.due);
+            attempts.push(i32::try_from(task.attempts).unwrap_or(i32::MAX));
+            histories.push(task.history);
+            hops.push(i64::from(task.hops));
+            let order = subscriber.order.as_deref().map(|order| (task.tenant.as_str(), &**task.source, &*subscriber.handler, order));
+            behind.push(order.is_some_and(|order| !first.insert(order)));
         }
-        Ok(())
     }
+    sqlx::query(STATEMENT)
+        .bind(headers)
+        .bind(data)
+        .bind(tx.now)
+        .bind(events)
+        .bind(tenants)
+        .bind(sources)
+        .bind(kinds)
+        .bind(handlers)
+        .bind(keys)
+        .bind(orders)
+        .bind(order_locks)
+        .bind(dues)
+        .bind(attempts)
+        .bind(histories)
+        .bind(hops)
+        .bind(behind)
+        .execute(&mut *tx.connection)
+        .await?;
+    Ok(())
 }
 
-/// The id of the event that was accepted under this key.
-async fn accepted_before(connection: &mut PgConnection, acceptance: &Acceptance) -> sqlx::Result<Option<String>> {
-    let Some(key) = &acceptance.key else { return Ok(None) };
-    sqlx::query_scalar("SELECT event_id FROM accepted WHERE tenant = $1 AND source = $2 AND key = $3")
-        .bind(acceptance.tenant.as_str())
-        .bind(&*acceptance.source)
-        .bind(key)
-        .fetch_optional(connection)
-        .await
+/// The ids under which these keys were accepted.
+async fn known<'a>(connection: &mut PgConnection, keys: Vec<Key<'a>>) -> Result<HashMap<Key<'a>, String>, StoreError> {
+    const STATEMENT: &str = "
+        SELECT k.n, a.event_id FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k(tenant, source, key, n)
+            JOIN accepted AS a ON a.tenant = k.tenant COLLATE \"C\" AND a.source = k.source COLLATE \"C\" AND a.key = k.key COLLATE \"C\"";
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let tenants: Vec<&str> = keys.iter().map(|(tenant, _, _)| *tenant).collect();
+    let sources: Vec<&str> = keys.iter().map(|(_, source, _)| *source).collect();
+    let texts: Vec<_> = keys.iter().map(|(_, _, key)| text(key)).collect();
+    let rows = sqlx::query(STATEMENT).bind(tenants).bind(sources).bind(texts).fetch_all(connection).await?;
+    let mut known = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let nth = usize::try_from(row.try_get::<i64, _>(0)? - 1).unwrap_or(usize::MAX);
+        if let Some(key) = keys.get(nth) {
+            known.insert(*key, unstored(row.try_get(1)?));
+        }
+    }
+    Ok(known)
 }
 
-/// How many tasks a source has, counted once in a transaction: what other hosts add meanwhile goes beyond the bound.
-async fn known_backlog(tx: &mut Tx<'_>, tenant: &Tenant, source: &Arc<str>, bound: u64) -> sqlx::Result<u64> {
-    let of = (tenant.clone(), source.clone());
-    if let Some((tasks, up_to)) = tx.backlogs.get(&of)
-        && bound <= *up_to
-    {
-        return Ok(*tasks);
+/// Write the keys of new events. Those that another host wrote since they were looked for: of two hosts that accept an event at once the
+/// second waits here for the first.
+async fn remember_keys<'a>(tx: &mut Tx<'_>, new: &[&'a Acceptance]) -> Result<HashSet<Key<'a>>, StoreError> {
+    const STATEMENT: &str = "
+        INSERT INTO accepted (tenant, source, key, event_id, at)
+        SELECT k.tenant, k.source, k.key, k.event_id, $5 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+            AS k(tenant, source, key, event_id)
+        ON CONFLICT DO NOTHING RETURNING tenant, source, key";
+    // In order: two hosts do not wait for each other in a circle.
+    let keys: BTreeMap<Key<'a>, &str> = new.iter().filter_map(|new| Some((key_of(new)?, new.event.id.as_str()))).collect();
+    if keys.is_empty() {
+        return Ok(HashSet::new());
     }
-    let tasks = backlog(tx.connection, tenant, source, Some(bound)).await?;
-    tx.backlogs.insert(of, (tasks, bound));
-    Ok(tasks)
+    let tenants: Vec<&str> = keys.keys().map(|(tenant, _, _)| *tenant).collect();
+    let sources: Vec<&str> = keys.keys().map(|(_, source, _)| *source).collect();
+    let texts: Vec<_> = keys.keys().map(|(_, _, key)| text(key)).collect();
+    let ids: Vec<_> = keys.values().map(|id| text(id)).collect();
+    let query = sqlx::query(STATEMENT).bind(tenants).bind(sources).bind(texts).bind(ids).bind(tx.now);
+    let written = query.fetch_all(&mut *tx.connection).await?;
+    if written.len() == keys.len() {
+        return Ok(HashSet::new());
+    }
+    let mut theirs: HashMap<(&str, &str, String), Key<'a>> =
+        keys.into_keys().map(|key @ (tenant, source, name)| ((tenant, source, text(name).into_owned()), key)).collect();
+    for row in &written {
+        theirs.remove(&(row.try_get::<&str, _>(0)?, row.try_get::<&str, _>(1)?, row.try_get::<String, _>(2)?));
+    }
+    Ok(theirs.into_values().collect())
+}
+
+/// How much room the sources have: what other hosts add meanwhile goes beyond the bound.
+#[derive(Default)]
+struct Room<'a> {
+    of: HashMap<(&'a str, &'a str), Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    /// In the store, and up to how many were counted.
+    stored: (u64, u64),
+    /// To be written.
+    new: u64,
+}
+
+impl<'a> Room<'a> {
+    async fn is_left_for(&mut self, tx: &mut Tx<'_>, acceptance: &'a Acceptance) -> Result<bool, StoreError> {
+        let Acceptance { tenant, source, backlog: Some(bound), .. } = acceptance else { return Ok(true) };
+        let tasks = self.of(acceptance);
+        if *bound > tasks.stored.1 {
+            tasks.stored = (backlog(tx.connection, tenant, source, Some(*bound)).await?, *bound);
+        }
+        Ok(tasks.stored.0 + tasks.new < *bound)
+    }
+
+    fn take(&mut self, acceptance: &'a Acceptance) {
+        self.of(acceptance).new += acceptance.handlers.len() as u64;
+    }
+
+    fn of(&mut self, acceptance: &'a Acceptance) -> &mut Tasks {
+        self.of.entry((acceptance.tenant.as_str(), &*acceptance.source)).or_default()
+    }
 }
 
 /// How many tasks of a source are not settled; more than `bound` are not counted.

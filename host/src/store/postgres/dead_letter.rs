@@ -10,10 +10,10 @@ use sqlx::{
 };
 
 use super::{
-    accept::NewTasks,
+    accept::{self, NewTasks},
     limit,
     locks::{self, Locks},
-    rows,
+    rows::{self, text, unstored},
     writer::{Operation, Stop, Tx},
 };
 use crate::{
@@ -55,9 +55,9 @@ impl NewLetter<'_> {
         .bind(self.source)
         .bind(self.kind)
         .bind(self.handler)
-        .bind(self.key)
-        .bind(self.order)
-        .bind(self.reason)
+        .bind(self.key.map(text))
+        .bind(self.order.map(text))
+        .bind(text(self.reason))
         .bind(self.history)
         .bind(self.plugin)
         .bind(i64::from(self.hops))
@@ -191,13 +191,14 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
         source: row.try_get(2)?,
         kind: row.try_get(3)?,
         handler: row.try_get(4)?,
-        reason: row.try_get(5)?,
+        reason: unstored(row.try_get(5)?),
         attempts: from_json(row.try_get(6)?)?,
         plugin: row.try_get(7)?,
         at: row.try_get(8)?,
         event: rows::event(row, 9, 10)?,
     };
-    Ok(Stored { letter, key: row.try_get(11)?, order: row.try_get(12)?, hops: rows::count(row.try_get(13)?) })
+    let (key, order): (Option<String>, Option<String>) = (row.try_get(11)?, row.try_get(12)?);
+    Ok(Stored { letter, key: key.map(unstored), order: order.map(unstored), hops: rows::count(row.try_get(13)?) })
 }
 
 /// A new generation: the call was never settled, and never tried.
@@ -207,7 +208,7 @@ async fn revive(tx: &mut Tx<'_>, stored: &Stored, subscribers: &[Subscriber]) ->
         sqlx::query("DELETE FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
             .bind(letter.tenant.as_str())
             .bind(&letter.source)
-            .bind(key)
+            .bind(key.as_deref().map(text))
             .bind(&*subscriber.handler)
             .execute(&mut *tx.connection)
             .await?;
@@ -224,7 +225,7 @@ async fn revive(tx: &mut Tx<'_>, stored: &Stored, subscribers: &[Subscriber]) ->
         history: "[]",
         hops: *hops,
     };
-    tasks.insert(tx).await?;
+    accept::insert(tx, &[tasks]).await?;
     sqlx::query("DELETE FROM dead_letter WHERE id = $1").bind(letter.id).execute(&mut *tx.connection).await?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Between rows and what travels.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use sqlx::{Row as _, postgres::PgRow};
 
@@ -18,4 +20,53 @@ pub(super) fn event(row: &PgRow, header: usize, data: usize) -> Result<Event, St
 /// A number that is never negative nor large.
 pub(super) fn count(number: i64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// What stands for a character that the server's text cannot hold, and for itself.
+const ESCAPE: char = '\u{10FFFF}';
+
+/// A text as it is stored: the server's text holds no NUL. Two that differ are stored as two that differ.
+pub(super) fn text(text: &str) -> Cow<'_, str> {
+    if !text.contains(['\0', ESCAPE]) {
+        return Cow::Borrowed(text);
+    }
+    let mut stored = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '\0' => stored.extend([ESCAPE, '0']),
+            ESCAPE => stored.extend([ESCAPE, '1']),
+            c => stored.push(c),
+        }
+    }
+    Cow::Owned(stored)
+}
+
+/// A text as it was before it was stored.
+pub(super) fn unstored(stored: String) -> String {
+    if !stored.contains(ESCAPE) {
+        return stored;
+    }
+    let mut text = String::with_capacity(stored.len());
+    let mut chars = stored.chars();
+    while let Some(c) = chars.next() {
+        text.push(match c {
+            ESCAPE if chars.next() == Some('0') => '\0',
+            c => c,
+        });
+    }
+    text
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn every_text_can_be_stored_and_comes_back() {
+        for plain in ["", "order 7", "a\0b\0", "\u{10FFFF}", "\u{10FFFF}0\0\u{10FFFF}1", "é\0"] {
+            let stored = text(plain);
+            assert!(!stored.contains('\0'));
+            assert_eq!(unstored(stored.into_owned()), plain);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use super::{
     dead_letter::NewLetter,
     keyvalue, lane,
     locks::{self, Locks},
+    rows::{text, unstored},
     writer::{Operation, Stop, Tx},
 };
 use crate::{
@@ -28,7 +29,7 @@ impl Operation for Commit {
         match &self.verdict {
             Verdict::Done { effects, .. } => {
                 locks.keys(&self.call.tenant, &effects.reads, effects.writes.keys());
-                effects.emits.iter().for_each(|emit| accept::lock(emit, locks));
+                accept::lock(&effects.emits, locks);
             }
             Verdict::Park { order: Some(order), .. } | Verdict::Behind { order } => {
                 locks.order(Some(locks::of_order(&OrderKey::of(&self.call, &order.as_str().into()))));
@@ -65,7 +66,7 @@ pub(super) async fn settled(connection: &mut PgConnection, call: &CallId) -> Res
     let row = sqlx::query("SELECT outcome, response FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
         .bind(call.tenant.as_str())
         .bind(&*call.source)
-        .bind(&**key)
+        .bind(text(key))
         .bind(&*call.handler)
         .fetch_optional(connection)
         .await?;
@@ -95,9 +96,10 @@ async fn done(tx: &mut Tx<'_>, commit: &Commit, effects: &Effects, keep: Option<
         return Err(Stop::Answer(Committed::Overtaken));
     }
     keyvalue::write(tx, &call.tenant, &effects.writes).await?;
-    for emit in &effects.emits {
-        if accept::accept(tx, emit).await? == Accepted::Full {
-            return Err(Stop::Answer(Committed::Full(emit.source.to_string())));
+    if !effects.emits.is_empty() {
+        let accepted = accept::accept(tx, &[&effects.emits]).await?.concat();
+        if let Some((full, _)) = effects.emits.iter().zip(accepted).find(|(_, accepted)| *accepted == Accepted::Full) {
+            return Err(Stop::Answer(Committed::Full(full.source.to_string())));
         }
     }
     // A direct call that did nothing may run again: it leaves no row.
@@ -125,7 +127,7 @@ async fn park(tx: &mut Tx<'_>, commit: &Commit, due: Millis, failed: Option<&Att
             history: &all,
             hops: commit.hops,
         };
-        return Ok(task.insert(tx).await?);
+        return Ok(accept::insert(tx, &[task]).await?);
     };
     // It ended by itself, so it did not end the host: no suspect any more.
     let parked = sqlx::query(
@@ -209,7 +211,7 @@ pub(super) async fn leave(tx: &mut Tx<'_>, claim: Claim) -> sqlx::Result<Option<
         let (tenant, source, handler): (String, String, String) = (gone.try_get(1)?, gone.try_get(2)?, gone.try_get(3)?);
         sqlx::query(NEXT).bind(tenant).bind(source).bind(handler).bind(order).execute(&mut *tx.connection).await?;
     }
-    Ok(Some(order))
+    Ok(Some(order.map(unstored)))
 }
 
 /// A direct call may come again while or after an earlier delivery of it was parked or settled: then it is not this one's any more. Two
@@ -222,7 +224,7 @@ async fn unsettled(tx: &mut Tx<'_>, call: &CallId) -> Result<(), Stop<Committed>
     )
     .bind(call.tenant.as_str())
     .bind(&*call.source)
-    .bind(&**key)
+    .bind(text(key))
     .bind(&*call.handler)
     .fetch_one(&mut *tx.connection)
     .await?;
@@ -241,7 +243,7 @@ async fn remember(tx: &mut Tx<'_>, commit: &Commit, outcome: &str, keep: Option<
     let written = sqlx::query(if commit.claim.is_some() { AGAIN } else { FRESH })
         .bind(call.tenant.as_str())
         .bind(&*call.source)
-        .bind(&**key)
+        .bind(text(key))
         .bind(&*call.handler)
         .bind(outcome)
         .bind(response)

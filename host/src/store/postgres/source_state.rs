@@ -3,7 +3,10 @@
 use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, Row as _};
 
-use super::writer::{Operation, Stop, Tx};
+use super::{
+    rows::{text, unstored},
+    writer::{Operation, Stop, Tx},
+};
 use crate::{store::StoreError, tenant::Tenant};
 
 /// Change entries; `None` forgets.
@@ -17,27 +20,32 @@ impl Operation for SetState {
     type Answer = ();
 
     fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<(), Stop<()>>> {
-        Box::pin(async move { Ok(set(tx.connection, &self.tenant, &self.source, &self.entries).await?) })
+        Box::pin(async move {
+            // In order of names: hosts that write the same ones wait for each other, and not in a circle.
+            let mut entries: Vec<_> = self.entries.iter().collect();
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            for (name, value) in entries {
+                set(tx.connection, self.tenant.as_str(), &self.source, name, value.as_deref()).await?;
+            }
+            Ok(())
+        })
     }
 }
 
+/// Remember a value; `None` forgets.
 pub(super) async fn set(
     connection: &mut PgConnection,
-    tenant: &Tenant,
+    tenant: &str,
     source: &str,
-    entries: &[(String, Option<Vec<u8>>)],
+    name: &str,
+    value: Option<&[u8]>,
 ) -> Result<(), StoreError> {
     const SET: &str = "INSERT INTO source_state (tenant, source, name, value) VALUES ($1, $2, $3, $4)
         ON CONFLICT (tenant, source, name) DO UPDATE SET value = excluded.value";
     const FORGET: &str = "DELETE FROM source_state WHERE tenant = $1 AND source = $2 AND name = $3";
-    // In order of names: hosts that write the same ones wait for each other, and not in a circle.
-    let mut entries: Vec<_> = entries.iter().collect();
-    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    for (name, value) in entries {
-        let query = sqlx::query(if value.is_some() { SET } else { FORGET }).bind(tenant.as_str()).bind(source).bind(name);
-        let query = if let Some(value) = value { query.bind(value) } else { query };
-        query.execute(&mut *connection).await?;
-    }
+    let query = sqlx::query(if value.is_some() { SET } else { FORGET }).bind(tenant).bind(source).bind(text(name));
+    let query = if let Some(value) = value { query.bind(value) } else { query };
+    query.execute(connection).await?;
     Ok(())
 }
 
@@ -54,8 +62,8 @@ pub(super) async fn get(
     )
     .bind(tenant.as_str())
     .bind(source)
-    .bind(prefix)
+    .bind(text(prefix))
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    rows.iter().map(|row| Ok((unstored(row.try_get(0)?), row.try_get(1)?))).collect()
 }

@@ -90,7 +90,7 @@ fn claimed(row: &PgRow, want: &Want) -> Result<(i64, Task), StoreError> {
         source: want.source.clone(),
         handler: want.handler.clone(),
         kind: row.try_get::<&str, _>(2)?.into(),
-        key: row.try_get::<Option<&str>, _>(3)?.map(Into::into),
+        key: row.try_get::<Option<String>, _>(3)?.map(|key| rows::unstored(key).into()),
         attempts: row.try_get::<i32, _>(4)?.unsigned_abs(),
         history: from_json(row.try_get(5)?)?,
         hops: rows::count(row.try_get(6)?),
@@ -185,7 +185,7 @@ pub(super) async fn orders(connection: &mut PgConnection) -> Result<Vec<OrderKey
             tenant: row.try_get::<String, _>(0)?.into(),
             source: row.try_get::<&str, _>(1)?.into(),
             handler: row.try_get::<&str, _>(2)?.into(),
-            key: row.try_get::<&str, _>(3)?.into(),
+            key: rows::unstored(row.try_get(3)?).into(),
         })
     };
     rows.iter().map(order).collect()

@@ -4,7 +4,7 @@
 //! member, so that only the one to blame fails. Whatever has to be locked is locked first, in one order ([`Locks`]), so that hosts that
 //! change the same things wait for each other and never in a circle.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -13,11 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Clock, connect::Connect, locks::Locks};
+use super::{Clock, accept, connect::Connect, locks::Locks};
 use crate::{
-    store::{Millis, StoreError},
+    store::{Acceptance, Accepted, Millis, StoreError},
     task,
-    tenant::Tenant,
 };
 
 /// What may wait before whoever hands over has to wait too.
@@ -69,8 +68,6 @@ pub(super) struct Tx<'c> {
     pub(super) connection: &'c mut PgConnection,
     /// By the server's clock.
     pub(super) now: Millis,
-    /// How many tasks the sources that were asked about have, with what this transaction has added, and up to how many were counted.
-    pub(super) backlogs: HashMap<(Tenant, Arc<str>), (u64, u64)>,
 }
 
 /// The way to the task.
@@ -93,6 +90,13 @@ impl Writer {
     /// Carry out an operation and wait until it is committed. Once handed over it is carried out, also when this future is dropped.
     pub(super) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
         self.place().await?.hand_over(operation, |answer| answer).wait().await
+    }
+
+    /// Have events accepted, together with whatever else waits for that.
+    pub(super) async fn accept(&self, acceptances: Vec<Acceptance>) -> Result<Vec<Accepted>, StoreError> {
+        let (answer, wait) = oneshot::channel();
+        self.place().await?.0.send(Message::Accept(Accepting { acceptances, result: None, answer }));
+        Answer(wait).wait().await
     }
 
     /// Wait for a place in the queue. What is handed over is carried out in the order of the handing over.
@@ -142,6 +146,7 @@ impl<T> Answer<T> {
 
 enum Message {
     Work(Box<dyn Member>),
+    Accept(Accepting),
     Close(oneshot::Sender<()>),
 }
 
@@ -160,6 +165,75 @@ trait Member: Send {
 
     /// Give the answer: the transaction is committed, or it failed.
     fn answer(self: Box<Self>);
+}
+
+/// Events that somebody wants to have accepted.
+struct Accepting {
+    acceptances: Vec<Acceptance>,
+    result: Option<Result<Vec<Accepted>, StoreError>>,
+    answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
+}
+
+/// All that wait to be accepted: together they are a handful of statements.
+impl Member for Vec<Accepting> {
+    fn lock(&self, locks: &mut Locks) {
+        self.iter().for_each(|accepting| accept::lock(&accepting.acceptances, locks));
+    }
+
+    fn lasts(&self) -> bool {
+        true
+    }
+
+    fn carry_out<'a>(&'a mut self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            if self.len() > 1 && accept_together(tx, self).await.is_ok() {
+                return true;
+            }
+            // One by one, so that only the one to blame fails.
+            let mut wrote = false;
+            for accepting in self.iter_mut() {
+                let result = accept_alone(tx, &accepting.acceptances).await;
+                wrote |= result.is_ok();
+                accepting.result = Some(result);
+            }
+            wrote
+        })
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        self.iter_mut().for_each(|accepting| accepting.result = Some(Err(clone(&error))));
+    }
+
+    fn answer(self: Box<Self>) {
+        for Accepting { result, answer, .. } in *self {
+            // Nobody waits any more: it happened all the same.
+            let _ = answer.send(result.unwrap_or(Err(StoreError::Closed)));
+        }
+    }
+}
+
+async fn accept_together(tx: &mut Tx<'_>, all: &mut [Accepting]) -> Result<(), StoreError> {
+    execute(tx.connection, "SAVEPOINT together").await?;
+    let lists: Vec<&[Acceptance]> = all.iter().map(|accepting| &*accepting.acceptances).collect();
+    match accept::accept(tx, &lists).await {
+        Ok(answers) => {
+            all.iter_mut().zip(answers).for_each(|(accepting, answers)| accepting.result = Some(Ok(answers)));
+            Ok(())
+        }
+        Err(error) => {
+            execute(tx.connection, "ROLLBACK TO together").await?;
+            Err(error)
+        }
+    }
+}
+
+async fn accept_alone(tx: &mut Tx<'_>, acceptances: &[Acceptance]) -> Result<Vec<Accepted>, StoreError> {
+    execute(tx.connection, "SAVEPOINT alone").await?;
+    let accepted = accept::accept(tx, &[acceptances]).await;
+    if accepted.is_err() {
+        execute(tx.connection, "ROLLBACK TO alone").await?;
+    }
+    Ok(accepted?.concat())
 }
 
 struct Waiting<O: Operation, U, G> {
@@ -216,7 +290,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self, mut abandoned: watch::Receiver<bool>) {
         let mut close = None;
-        let mut group = Vec::new();
+        let mut group: Vec<Box<dyn Member>> = Vec::new();
         loop {
             let first = tokio::select! {
                 biased;
@@ -227,16 +301,21 @@ impl Worker {
             if next.is_none() {
                 break;
             }
+            let mut accepting = Vec::new();
             while let Some(message) = next {
                 match message {
                     Message::Work(member) => group.push(member),
+                    Message::Accept(more) => accepting.push(more),
                     Message::Close(answer) => {
                         // Nothing new from here on; what has been handed over still comes.
                         self.waiting.close();
                         close = Some(answer);
                     }
                 }
-                next = (group.len() < GROUP).then(|| self.waiting.try_recv().ok()).flatten();
+                next = (group.len() + accepting.len() < GROUP).then(|| self.waiting.try_recv().ok()).flatten();
+            }
+            if !accepting.is_empty() {
+                group.push(Box::new(accepting));
             }
             tokio::select! {
                 biased;
@@ -303,7 +382,7 @@ async fn transaction(connection: &mut PgConnection, group: &mut [Box<dyn Member>
     let mut locks = Locks::default();
     group.iter().for_each(|member| member.lock(&mut locks));
     locks.take(connection).await?;
-    let mut tx = Tx { connection, now, backlogs: HashMap::new() };
+    let mut tx = Tx { connection, now };
     let several = group.len() > 1;
     let mut first = true;
     for member in group {
@@ -316,7 +395,6 @@ async fn transaction(connection: &mut PgConnection, group: &mut [Box<dyn Member>
                 return Ok(execute(tx.connection, "ROLLBACK").await?);
             }
             execute(tx.connection, "ROLLBACK TO member").await?;
-            tx.backlogs.clear();
         }
     }
     Ok(execute(tx.connection, "COMMIT").await?)
