@@ -106,6 +106,7 @@ impl Settler {
             return None;
         }
         match self.commit(joint, call, Verdict::Behind { order: order.to_string() }).await {
+            Ok(Committed::Fenced) => Some(self.was_fenced(joint, call)),
             Ok(Committed::Free) => {
                 self.parked.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
                 None

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -61,8 +61,10 @@ impl TaskFeeder {
     /// Claim and send what there is credit for. How long until the next task is due.
     async fn feed(&self, state: &mut FeederState) -> Result<Duration, StoreError> {
         self.settler.release_returned().await?;
-        if !state.started || std::mem::take(&mut state.due) {
-            state.started = true;
+        // However often a group rings: what others left behind in the store is looked for.
+        let now_due = state.look_again.is_none_or(|at| Instant::now() >= at);
+        if std::mem::take(&mut state.due) || now_due {
+            state.look_again = Some(Instant::now() + self.store.idle());
             state.looked = state.looked.max(now());
             state.dirty.extend(self.waiting_groups().await?);
         }
@@ -158,8 +160,9 @@ impl TaskFeeder {
 /// What the feeder remembers between rounds.
 #[derive(Default)]
 pub(crate) struct FeederState {
-    started: bool,
     due: bool,
+    /// When every group is looked at, though none rings; absent: nobody has looked yet.
+    look_again: Option<Instant>,
     /// Every task that was due then has been looked at since.
     looked: Millis,
     /// Groups that may have tasks to claim.

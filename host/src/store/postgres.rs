@@ -52,6 +52,8 @@ const SCHEMA: &str = "koksmat";
 const READERS: u32 = 4;
 /// How long a reader is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the end of a host waits for the server.
+const CLOSE: Duration = Duration::from_secs(10);
 /// Dead letters of one step: they come with their data.
 const LETTERS: usize = 64;
 
@@ -60,7 +62,7 @@ const LETTERS: usize = 64;
 /// Dropped without [`Store::close`] it carries out nothing more, and what it was running is taken over when its lease has ended.
 #[derive(Debug)]
 pub struct PostgresStore {
-    writer: Arc<Writer>,
+    writer: Writer,
     readers: PgPool,
     holds: Holds,
     clock: Arc<Clock>,
@@ -90,9 +92,9 @@ impl PostgresStore {
         let host: Arc<str> = uuid::Uuid::now_v7().to_string().into();
         lease::renew(&mut connection, &host).await?;
         let readers = connect.pool(PgPoolOptions::new().max_connections(READERS).acquire_timeout(PATIENCE));
-        let writer = Arc::new(Writer::start(connect, connection, clock.clone()));
         let ended = CancellationToken::new();
-        drop(crate::task::spawn("store lease", lease::keep(writer.clone(), host.clone(), clock.clone(), ended.clone())));
+        drop(crate::task::spawn("store lease", lease::keep(connect.clone(), host.clone(), clock.clone(), ended.clone())));
+        let writer = Writer::start(connect, connection, clock.clone());
         Ok(Self { writer, readers, holds: Holds::default(), clock, abandoned: Arc::default(), host, start_number, ended })
     }
 
@@ -133,7 +135,11 @@ impl Store for PostgresStore {
     }
 
     fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>> {
-        Box::pin(async move { task::next_due(&mut *self.reader().await?, after).await })
+        Box::pin(async move {
+            let ahead = self.clock.ahead();
+            let due = task::next_due(&mut *self.reader().await?, after.saturating_add(ahead)).await?;
+            Ok(due.map(|due| due.saturating_sub(ahead)))
+        })
     }
 
     fn alone(&self, claim: Claim) -> StoreFuture<'_, ControlFlow<()>> {
@@ -297,12 +303,21 @@ impl Store for PostgresStore {
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             self.ended.cancel();
-            let left = self.writer.run(lease::Leave { host: self.host.clone() }).await;
-            self.writer.close().await;
-            self.readers.close().await;
-            match left {
-                Err(StoreError::Closed) => Ok(()),
-                left => left,
+            let leaving = async {
+                let left = self.writer.run(lease::Leave { host: self.host.clone() }).await;
+                self.writer.close().await;
+                self.readers.close().await;
+                left
+            };
+            match tokio::time::timeout(CLOSE, leaving).await {
+                Ok(Err(StoreError::Closed)) => Ok(()),
+                Ok(left) => left,
+                Err(_) => {
+                    self.writer.abandon();
+                    let why =
+                        format!("it did not answer within {CLOSE:?}; what this host was running is taken over when its lease has ended");
+                    Err(StoreError::Other(why))
+                }
             }
         })
     }

@@ -12,7 +12,7 @@ use sqlx::{PgConnection, Row as _};
 use super::{
     dead_letter::NewLetter,
     locks::{self, Locks},
-    rows::{text, unstored},
+    rows::{key, text, unstored},
     source_state,
     writer::Tx,
 };
@@ -88,7 +88,7 @@ pub(super) async fn accept<'a>(tx: &mut Tx<'_>, lists: &[&'a [Acceptance]]) -> R
 }
 
 async fn write(tx: &mut Tx<'_>, new: &[&Acceptance]) -> Result<(), StoreError> {
-    let now = tx.now;
+    let (now, ahead) = (tx.now, tx.ahead);
     let tasks = new.iter().filter(|acceptance| !acceptance.handlers.is_empty()).map(|acceptance| NewTasks {
         event: &acceptance.event,
         tenant: &acceptance.tenant,
@@ -96,7 +96,7 @@ async fn write(tx: &mut Tx<'_>, new: &[&Acceptance]) -> Result<(), StoreError> {
         kind: &acceptance.kind,
         subscribers: &acceptance.handlers,
         key: acceptance.key.as_deref(),
-        due: acceptance.due.unwrap_or(now),
+        due: acceptance.due.map_or(now, |due| due.saturating_add(ahead)),
         attempts: 0,
         history: "[]",
         hops: acceptance.hops,
@@ -184,8 +184,8 @@ pub(super) async fn insert(tx: &mut Tx<'_>, new: &[NewTasks<'_>]) -> Result<(), 
             sources.push(&**task.source);
             kinds.push(task.kind);
             handlers.push(&*subscriber.handler);
-            keys.push(task.key.map(text));
-            orders.push(subscriber.order.as_deref().map(text));
+            keys.push(task.key.map(key));
+            orders.push(subscriber.order.as_deref().map(key));
             order_locks.push(order_lock(task.tenant, task.source, subscriber));
             dues.push(task.due);
             attempts.push(i32::try_from(task.attempts).unwrap_or(i32::MAX));
@@ -227,7 +227,7 @@ async fn known<'a>(connection: &mut PgConnection, keys: Vec<Key<'a>>) -> Result<
     }
     let tenants: Vec<&str> = keys.iter().map(|(tenant, _, _)| *tenant).collect();
     let sources: Vec<&str> = keys.iter().map(|(_, source, _)| *source).collect();
-    let texts: Vec<_> = keys.iter().map(|(_, _, key)| text(key)).collect();
+    let texts: Vec<_> = keys.iter().map(|(_, _, name)| key(name)).collect();
     let rows = sqlx::query(STATEMENT).bind(tenants).bind(sources).bind(texts).fetch_all(connection).await?;
     let mut known = HashMap::with_capacity(rows.len());
     for row in rows {
@@ -254,7 +254,7 @@ async fn remember_keys<'a>(tx: &mut Tx<'_>, new: &[&'a Acceptance]) -> Result<Ha
     }
     let tenants: Vec<&str> = keys.keys().map(|(tenant, _, _)| *tenant).collect();
     let sources: Vec<&str> = keys.keys().map(|(_, source, _)| *source).collect();
-    let texts: Vec<_> = keys.keys().map(|(_, _, key)| text(key)).collect();
+    let texts: Vec<_> = keys.keys().map(|(_, _, name)| key(name)).collect();
     let ids: Vec<_> = keys.values().map(|id| text(id)).collect();
     let query = sqlx::query(STATEMENT).bind(tenants).bind(sources).bind(texts).bind(ids).bind(tx.now);
     let written = query.fetch_all(&mut *tx.connection).await?;
@@ -262,7 +262,7 @@ async fn remember_keys<'a>(tx: &mut Tx<'_>, new: &[&'a Acceptance]) -> Result<Ha
         return Ok(HashSet::new());
     }
     let mut theirs: HashMap<(&str, &str, String), Key<'a>> =
-        keys.into_keys().map(|key @ (tenant, source, name)| ((tenant, source, text(name).into_owned()), key)).collect();
+        keys.into_keys().map(|key @ (tenant, source, name)| ((tenant, source, self::key(name).into_owned()), key)).collect();
     for row in &written {
         theirs.remove(&(row.try_get::<&str, _>(0)?, row.try_get::<&str, _>(1)?, row.try_get::<String, _>(2)?));
     }

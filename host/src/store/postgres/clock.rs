@@ -12,12 +12,11 @@ use crate::store::Millis;
 /// Now, in SQL.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
-/// The server's time by this process's clock, which never goes back while the process lives.
+/// The server's time, by this host's clock and how far the server's is ahead of it.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     /// How far the server's clock is ahead.
     ahead: AtomicI64,
-    latest: AtomicI64,
 }
 
 impl Clock {
@@ -30,8 +29,12 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> Millis {
-        let now = own().saturating_add(self.ahead.load(Ordering::Relaxed));
-        self.latest.fetch_max(now, Ordering::Relaxed).max(now)
+        own().saturating_add(self.ahead())
+    }
+
+    /// How far the server's clock is ahead: whoever says when something is due says so by this host's.
+    pub(super) fn ahead(&self) -> Millis {
+        self.ahead.load(Ordering::Relaxed)
     }
 
     /// `age` ago.

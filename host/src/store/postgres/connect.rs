@@ -47,12 +47,12 @@ impl Connect {
     }
 
     /// What each session begins with: the tables are those of the store, and who has to wait for a lock, or whose statement takes too long,
-    /// is told so.
+    /// is told so. A host that stops inside a transaction is in nobody's way for longer than half a lease.
     fn session(&self) -> String {
         let quoted = self.schema.replace('"', "\"\"");
         format!(
-            "SET search_path = \"{quoted}\"; SET lock_timeout = '20s'; SET statement_timeout = '30s';
-             SET idle_in_transaction_session_timeout = '60s'; SET client_min_messages = warning"
+            "SET search_path = \"{quoted}\"; SET lock_timeout = '7s'; SET statement_timeout = '30s'; SET synchronous_commit = on;
+             SET idle_in_transaction_session_timeout = '5s'; SET client_min_messages = warning"
         )
     }
 
@@ -83,7 +83,8 @@ impl Connect {
     /// A connection, with a look at the server's clock.
     pub(super) async fn writer(&self, clock: &Clock) -> Result<PgConnection, StoreError> {
         let mut connection = self.connect().await?;
-        clock.look(&mut connection).await?;
+        let looked = timeout(CONNECT, clock.look(&mut connection)).await;
+        looked.map_err(|_| StoreError::Other(format!("the store of {} did not answer within {CONNECT:?}", self.reference)))??;
         Ok(connection)
     }
 }

@@ -13,7 +13,7 @@ use super::{
     accept::{self, NewTasks},
     limit,
     locks::{self, Locks},
-    rows::{self, text, unstored},
+    rows::{self, key, text, unstored},
     writer::{Operation, Stop, Tx},
 };
 use crate::{
@@ -55,8 +55,8 @@ impl NewLetter<'_> {
         .bind(self.source)
         .bind(self.kind)
         .bind(self.handler)
-        .bind(self.key.map(text))
-        .bind(self.order.map(text))
+        .bind(self.key.map(key))
+        .bind(self.order.map(key))
         .bind(text(self.reason))
         .bind(self.history)
         .bind(self.plugin)
@@ -208,7 +208,7 @@ async fn revive(tx: &mut Tx<'_>, stored: &Stored, subscribers: &[Subscriber]) ->
         sqlx::query("DELETE FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
             .bind(letter.tenant.as_str())
             .bind(&letter.source)
-            .bind(key.as_deref().map(text))
+            .bind(key.as_deref().map(rows::key))
             .bind(&*subscriber.handler)
             .execute(&mut *tx.connection)
             .await?;

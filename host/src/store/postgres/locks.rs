@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
+use super::rows;
 use crate::{
-    store::{Claim, OrderKey, Read},
+    store::{CallId, Claim, OrderKey, Read},
     tenant::Tenant,
 };
 
@@ -19,6 +20,7 @@ const BUCKETS: u32 = 1024;
 const TENANTS: i32 = 0x6b6f_6b00;
 const ORDERS: i32 = TENANTS + 1;
 const KEYS: i32 = TENANTS + 2;
+const CALLS: i32 = TENANTS + 3;
 
 /// The locks a group needs: `true` where nobody else may have it, `false` where others may share it.
 #[derive(Debug, Default)]
@@ -39,6 +41,13 @@ impl Locks {
     /// A claimed task is settled: if it has an order key, its order changes.
     pub(super) fn task(&mut self, claim: Claim) {
         self.tasks.push(claim.task);
+    }
+
+    /// A direct call is settled or parked: two hosts may have been given its event.
+    pub(super) fn call(&mut self, call: &CallId) {
+        if let Some(key) = &call.key {
+            self.by_name.insert((CALLS, bucket(&[call.tenant.as_str(), &call.source, &rows::key(key), &call.handler])), true);
+        }
     }
 
     /// What was read must stay as it is, and what is written is nobody else's.
@@ -88,7 +97,7 @@ impl Locks {
 
 /// The lock of an order key: the same on every host, whatever its version.
 pub(super) fn of_order(key: &OrderKey) -> i32 {
-    bucket(&[key.tenant.as_str(), &key.source, &key.handler, &key.key])
+    bucket(&[key.tenant.as_str(), &key.source, &key.handler, &rows::key(&key.key)])
 }
 
 fn bucket(parts: &[&str]) -> i32 {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use sqlx::{Row as _, postgres::PgRow};
 
 use crate::{
@@ -41,16 +42,33 @@ pub(super) fn text(text: &str) -> Cow<'_, str> {
     Cow::Owned(stored)
 }
 
-/// A text as it was before it was stored.
+/// The longest key that is stored as it is, in bytes: an index of the server holds no row of more than a third of a page.
+const LONGEST_KEY: usize = 1000;
+/// What a longer one ends with, before its digest.
+const DIGEST: &str = "\u{10FFFF}2";
+
+/// A key as it is stored: of a long one the beginning, and a digest of all of it. One that comes from the store is stored as it is.
+pub(super) fn key(key: &str) -> Cow<'_, str> {
+    if key.len() <= LONGEST_KEY {
+        return if key.contains(DIGEST) { Cow::Borrowed(key) } else { text(key) };
+    }
+    let beginning: String = key.chars().take(64).filter(|c| !matches!(*c, '\0' | ESCAPE)).collect();
+    Cow::Owned(format!("{beginning}{DIGEST}{}", hex::encode(Sha256::digest(key))))
+}
+
+/// A text as it was before it was stored; of a long key what it was stored as.
 pub(super) fn unstored(stored: String) -> String {
-    if !stored.contains(ESCAPE) {
+    if !stored.contains(ESCAPE) || stored.contains(DIGEST) {
         return stored;
     }
     let mut text = String::with_capacity(stored.len());
     let mut chars = stored.chars();
     while let Some(c) = chars.next() {
         text.push(match c {
-            ESCAPE if chars.next() == Some('0') => '\0',
+            ESCAPE => match chars.next() {
+                Some('0') => '\0',
+                _ => ESCAPE,
+            },
             c => c,
         });
     }
@@ -68,5 +86,14 @@ mod unit {
             assert!(!stored.contains('\0'));
             assert_eq!(unstored(stored.into_owned()), plain);
         }
+    }
+
+    #[test]
+    fn a_long_key_is_stored_short_and_found_by_what_comes_back() {
+        let (one, other) = ("x".repeat(5000), format!("{}y", "x".repeat(4999)));
+        let stored = key(&one).into_owned();
+        assert!(stored.len() < 300 && stored != key(&other));
+        let back = unstored(stored.clone());
+        assert_eq!(key(&back), stored);
     }
 }

@@ -8,7 +8,7 @@ use super::{
     dead_letter::NewLetter,
     keyvalue, lane,
     locks::{self, Locks},
-    rows::{text, unstored},
+    rows::{key, unstored},
     writer::{Operation, Stop, Tx},
 };
 use crate::{
@@ -23,8 +23,9 @@ impl Operation for Commit {
     type Answer = Committed;
 
     fn lock(&self, locks: &mut Locks) {
-        if let Some(claim) = self.claim {
-            locks.task(claim);
+        match self.claim {
+            Some(claim) => locks.task(claim),
+            None => locks.call(&self.call),
         }
         match &self.verdict {
             Verdict::Done { effects, .. } => {
@@ -66,7 +67,7 @@ pub(super) async fn settled(connection: &mut PgConnection, call: &CallId) -> Res
     let row = sqlx::query("SELECT outcome, response FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
         .bind(call.tenant.as_str())
         .bind(&*call.source)
-        .bind(text(key))
+        .bind(self::key(key))
         .bind(&*call.handler)
         .fetch_optional(connection)
         .await?;
@@ -122,7 +123,7 @@ async fn park(tx: &mut Tx<'_>, commit: &Commit, due: Millis, failed: Option<&Att
             kind: &commit.kind,
             subscribers: &[subscriber],
             key: call.key.as_deref(),
-            due,
+            due: due.saturating_add(tx.ahead),
             attempts: earlier.len() + usize::from(failed.is_some()),
             history: &all,
             hops: commit.hops,
@@ -137,7 +138,7 @@ async fn park(tx: &mut Tx<'_>, commit: &Commit, due: Millis, failed: Option<&Att
     )
     .bind(claim.task)
     .bind(claim.epoch)
-    .bind(due)
+    .bind(due.saturating_add(tx.ahead))
     .bind(i32::from(failed.is_some()))
     .bind(all)
     .execute(&mut *tx.connection)
@@ -152,13 +153,13 @@ async fn behind(tx: &mut Tx<'_>, commit: &Commit, order: &str) -> Result<(), Sto
             .bind(call.tenant.as_str())
             .bind(&*call.source)
             .bind(&*call.handler)
-            .bind(order)
+            .bind(key(order))
             .fetch_one(&mut *tx.connection)
             .await?;
     if !waits {
         return Err(Stop::Answer(Committed::Free));
     }
-    let now = tx.now;
+    let now = tx.now.saturating_sub(tx.ahead);
     park(tx, commit, now, None, Some(order)).await
 }
 
@@ -214,8 +215,8 @@ pub(super) async fn leave(tx: &mut Tx<'_>, claim: Claim) -> sqlx::Result<Option<
     Ok(Some(order.map(unstored)))
 }
 
-/// A direct call may come again while or after an earlier delivery of it was parked or settled: then it is not this one's any more. Two
-/// hosts that settle it at once are told apart by the row that remembers it.
+/// A direct call may come again while or after an earlier delivery of it was parked or settled: then it is not this one's any more. It is
+/// locked.
 async fn unsettled(tx: &mut Tx<'_>, call: &CallId) -> Result<(), Stop<Committed>> {
     let Some(key) = &call.key else { return Ok(()) };
     let taken: bool = sqlx::query_scalar(
@@ -224,7 +225,7 @@ async fn unsettled(tx: &mut Tx<'_>, call: &CallId) -> Result<(), Stop<Committed>
     )
     .bind(call.tenant.as_str())
     .bind(&*call.source)
-    .bind(text(key))
+    .bind(self::key(key))
     .bind(&*call.handler)
     .fetch_one(&mut *tx.connection)
     .await?;
@@ -232,24 +233,21 @@ async fn unsettled(tx: &mut Tx<'_>, call: &CallId) -> Result<(), Stop<Committed>
 }
 
 async fn remember(tx: &mut Tx<'_>, commit: &Commit, outcome: &str, keep: Option<&Response>) -> Result<(), Stop<Committed>> {
-    const FRESH: &str = "INSERT INTO settled (tenant, source, key, handler, outcome, response, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT DO NOTHING";
     // A row of an earlier generation may still be there, when the key was forgotten before the call.
-    const AGAIN: &str = "INSERT INTO settled (tenant, source, key, handler, outcome, response, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+    const STATEMENT: &str = "INSERT INTO settled (tenant, source, key, handler, outcome, response, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
         ON CONFLICT (tenant, source, key, handler) DO UPDATE SET outcome = excluded.outcome, response = excluded.response, at = excluded.at";
     let call = &commit.call;
     let Some(key) = &call.key else { return Ok(()) };
     let response = keep.map(to_json).transpose()?;
-    let written = sqlx::query(if commit.claim.is_some() { AGAIN } else { FRESH })
+    sqlx::query(STATEMENT)
         .bind(call.tenant.as_str())
         .bind(&*call.source)
-        .bind(text(key))
+        .bind(self::key(key))
         .bind(&*call.handler)
         .bind(outcome)
         .bind(response)
         .bind(tx.now)
         .execute(&mut *tx.connection)
         .await?;
-    // Another host settled it since it was looked at.
-    if written.rows_affected() == 0 { Err(Stop::Answer(Committed::Settled)) } else { Ok(()) }
+    Ok(())
 }

@@ -111,10 +111,6 @@ pub(super) struct Release(pub(super) Vec<Claim>);
 impl Operation for Release {
     type Answer = ();
 
-    fn lasts(&self) -> bool {
-        false
-    }
-
     fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<(), Stop<()>>> {
         Box::pin(async move { Ok(release(tx.connection, &self.0).await?) })
     }

@@ -272,3 +272,58 @@ async fn who_was_in_a_lane_for_too_long_commits_nothing() {
     assert_eq!(b.commit(commit).await.unwrap(), Committed::Yes);
     assert_eq!(a.get(conformance::tenant(), "stock".into()).await.unwrap().unwrap().0, "now");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_two_hosts_end_at_once_takes_effect_once() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let count = || conformance::done_with(conformance::wrote("all", Write::Add(1)));
+    for n in 0..50 {
+        let key = n.to_string();
+        // A partition went from one host to the other while the call ran on both; on one of them it fails.
+        let (one, other) = tokio::join!(
+            a.commit(conformance::direct(Some(&key), count())),
+            b.commit(conformance::direct(Some(&key), conformance::park(0)))
+        );
+        let ends = [one.unwrap(), other.unwrap()];
+        assert!(matches!(ends, [Committed::Yes, Committed::Settled] | [Committed::Settled, Committed::Yes]), "{ends:?}");
+    }
+    for task in conformance::claim(&a).await {
+        assert_eq!(a.commit(conformance::settling(&task, count())).await.unwrap(), Committed::Yes);
+    }
+    assert_eq!(a.get(conformance::tenant(), "all".into()).await.unwrap().unwrap().0, "50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stops_inside_a_transaction_holds_up_no_lease() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    conformance::accept(&a, conformance::order("1")).await;
+    conformance::accept(&b, conformance::order("2")).await;
+    let theirs = conformance::claim(&a).await;
+    assert_eq!(theirs.len(), 2);
+    // Somebody holds a task of a host that is dead, and that host's row, in an open transaction.
+    let mut stopped = PgConnection::connect(url().expose()).await.unwrap();
+    let hold = format!(
+        "SET search_path = \"{}\"; BEGIN; UPDATE host SET lease_until = 0 WHERE id = '{}'; DELETE FROM task WHERE id = {}",
+        schema.0, a.host, theirs[0].claim.task
+    );
+    a.ended.cancel();
+    schema.execute(&format!("UPDATE host SET lease_until = 0 WHERE id = '{}'", a.host)).await;
+    sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut stopped).await.unwrap();
+    let taken = loop {
+        if let Some(task) = conformance::claim(&b).await.pop() {
+            break task;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(taken.claim.task, theirs[1].claim.task, "the other task is taken over meanwhile");
+    sqlx::raw_sql("ROLLBACK").execute(&mut stopped).await.unwrap();
+    let taken = loop {
+        if let Some(task) = conformance::claim(&b).await.pop() {
+            break task;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(taken.claim.task, theirs[0].claim.task);
+}

@@ -4,7 +4,10 @@
 //! member, so that only the one to blame fails. Whatever has to be locked is locked first, in one order ([`Locks`]), so that hosts that
 //! change the same things wait for each other and never in a circle.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -25,6 +28,8 @@ const QUEUE: usize = 1024;
 const GROUP: usize = 128;
 /// How long a group may take. Its locks are let go of by then at the latest.
 const PATIENCE: Duration = Duration::from_secs(35);
+/// How long it is asked whether a commit happened in which the connection was lost.
+const DOUBT: Duration = Duration::from_secs(60);
 
 /// Something that is written.
 pub(super) trait Operation: Send + 'static {
@@ -68,6 +73,8 @@ pub(super) struct Tx<'c> {
     pub(super) connection: &'c mut PgConnection,
     /// By the server's clock.
     pub(super) now: Millis,
+    /// How far that is ahead of this host's.
+    pub(super) ahead: Millis,
 }
 
 /// The way to the task.
@@ -333,56 +340,105 @@ impl Worker {
     }
 
     async fn commit_group(&mut self, group: &mut [Box<dyn Member>]) {
-        let Err(error) = self.in_time(group).await else { return };
-        match group {
-            [] => {}
-            [only] => only.fail(error),
-            several => {
-                for alone in several.chunks_mut(1) {
-                    if let Err(error) = self.in_time(alone).await {
+        match self.in_time(group).await {
+            Ok(()) => {}
+            Err(Failed::Alone(_)) if group.len() > 1 => {
+                for alone in group.chunks_mut(1) {
+                    if let Err(Failed::Alone(error) | Failed::All(error)) = self.in_time(alone).await {
                         alone.iter_mut().for_each(|member| member.fail(clone(&error)));
                     }
                 }
             }
+            Err(Failed::Alone(error) | Failed::All(error)) => group.iter_mut().for_each(|member| member.fail(clone(&error))),
         }
     }
 
-    /// A transaction that fails leaves no connection behind: whether it was committed is not known, and whatever it locked is free.
-    async fn in_time(&mut self, group: &mut [Box<dyn Member>]) -> Result<(), StoreError> {
+    /// A transaction that fails leaves no connection behind: whatever it locked is free.
+    async fn in_time(&mut self, group: &mut [Box<dyn Member>]) -> Result<(), Failed> {
         let lasts = group.iter().any(|member| member.lasts());
-        let mut connection = self.begin(lasts).await?;
-        let now = self.clock.now();
-        match timeout(PATIENCE, transaction(&mut connection, group, now)).await {
+        let (mut connection, number) = self.begin(lasts).await.map_err(Failed::All)?;
+        let (now, ahead) = (self.clock.now(), self.clock.ahead());
+        let written = match timeout(PATIENCE, write(&mut connection, group, now, ahead)).await {
+            Ok(written) => written.map_err(Failed::Alone)?,
+            Err(_) => return Err(Failed::Alone(StoreError::Other(format!("the database did not answer within {PATIENCE:?}")))),
+        };
+        let end = if written { "COMMIT" } else { "ROLLBACK" };
+        match timeout(PATIENCE, execute(&mut connection, end)).await {
             Ok(Ok(())) => {
                 self.connection = Some(connection);
                 Ok(())
             }
-            Ok(Err(error)) => Err(error),
+            _ if !written => Ok(()),
+            _ => self.find_out(&number).await,
+        }
+    }
+
+    /// A connection with an open transaction, and its number: a new one where the old one was lost while nothing was asked of it.
+    async fn begin(&mut self, lasts: bool) -> Result<(PgConnection, String), StoreError> {
+        if let Some(mut connection) = self.connection.take()
+            && let Ok(Ok(number)) = timeout(PATIENCE, begin(&mut connection, lasts)).await
+        {
+            return Ok((connection, number));
+        }
+        let mut connection = self.connect.writer(&self.clock).await?;
+        match timeout(PATIENCE, begin(&mut connection, lasts)).await {
+            Ok(number) => Ok((connection, number?)),
             Err(_) => Err(StoreError::Other(format!("the database did not answer within {PATIENCE:?}"))),
         }
     }
-}
 
-impl Worker {
-    /// A connection with an open transaction: a new one where the old one was lost while nothing was asked of it.
-    async fn begin(&mut self, lasts: bool) -> Result<PgConnection, StoreError> {
-        let begin = if lasts { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
-        if let Some(mut connection) = self.connection.take()
-            && let Ok(Ok(())) = timeout(PATIENCE, execute(&mut connection, begin)).await
-        {
-            return Ok(connection);
+    /// The connection was lost in a commit: the server knows whether it happened. What did must not be done again, what did not must be.
+    async fn find_out(&self, number: &str) -> Result<(), Failed> {
+        let until = Instant::now() + DOUBT;
+        let mut why = None;
+        while Instant::now() < until {
+            match self.status(number).await {
+                Ok(Some(status)) if status == "committed" => return Ok(()),
+                Ok(Some(status)) if status == "in progress" => {}
+                Ok(_) => return Err(Failed::Alone(StoreError::Other("the database went away in a commit, which did not happen".into()))),
+                Err(error) => why = Some(error),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        Err(Failed::All(StoreError::Other(format!("the database went away in a commit, and it is not known whether that happened{why}"))))
+    }
+
+    async fn status(&self, number: &str) -> Result<Option<String>, StoreError> {
         let mut connection = self.connect.writer(&self.clock).await?;
-        execute(&mut connection, begin).await?;
-        Ok(connection)
+        let asked = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)").bind(number).fetch_one(&mut connection);
+        Ok(timeout(PATIENCE, asked).await.map_err(|_| StoreError::Other("no answer".into()))??)
     }
 }
 
-async fn transaction(connection: &mut PgConnection, group: &mut [Box<dyn Member>], now: Millis) -> Result<(), StoreError> {
+/// Why a transaction failed.
+enum Failed {
+    /// One of its members may be to blame: each can be tried alone.
+    Alone(StoreError),
+    /// None of them is.
+    All(StoreError),
+}
+
+/// Begin a transaction, whatever the defaults of the user are. Its number.
+async fn begin(connection: &mut PgConnection, lasts: bool) -> sqlx::Result<String> {
+    execute(
+        connection,
+        if lasts {
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+        } else {
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = off"
+        },
+    )
+    .await?;
+    sqlx::query_scalar("SELECT pg_current_xact_id()::text").fetch_one(connection).await
+}
+
+/// What a group writes. `false`: nothing.
+async fn write(connection: &mut PgConnection, group: &mut [Box<dyn Member>], now: Millis, ahead: Millis) -> Result<bool, StoreError> {
     let mut locks = Locks::default();
     group.iter().for_each(|member| member.lock(&mut locks));
     locks.take(connection).await?;
-    let mut tx = Tx { connection, now };
+    let mut tx = Tx { connection, now, ahead };
     let several = group.len() > 1;
     let mut first = true;
     for member in group {
@@ -392,12 +448,12 @@ async fn transaction(connection: &mut PgConnection, group: &mut [Box<dyn Member>
         }
         if !member.carry_out(&mut tx).await {
             if !several {
-                return Ok(execute(tx.connection, "ROLLBACK").await?);
+                return Ok(false);
             }
             execute(tx.connection, "ROLLBACK TO member").await?;
         }
     }
-    Ok(execute(tx.connection, "COMMIT").await?)
+    Ok(true)
 }
 
 async fn execute(connection: &mut PgConnection, sql: &'static str) -> sqlx::Result<()> {
