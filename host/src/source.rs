@@ -14,7 +14,7 @@ use crate::{
     lane::{self, Inside},
     listener::Routes,
     receipt::{Pending, Receipt},
-    store::{Accepted, Millis, Store, StoreError},
+    store::{Accepted, Millis, Store, StoreError, lane_of},
 };
 
 pub(crate) mod backoff;
@@ -217,7 +217,7 @@ impl SourceContext {
         if !self.store.shared() {
             return None;
         }
-        let lane = ["source/", self.origin.tenant.as_str(), "/", &*self.origin.source].concat();
+        let lane = lane_of(&self.origin.tenant, &self.origin.source);
         self.ready();
         self.held_back(Some("another host that shares the store runs it"));
         let inside = lane::enter(&self.store, &lane).await;

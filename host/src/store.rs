@@ -66,6 +66,9 @@ pub enum StoreError {
         /// The newest this build knows.
         known: i64,
     },
+    /// Another host runs the source by now: nothing was written.
+    #[error("another host that shares the store runs this source by now")]
+    Fenced,
     /// Anything else, in the database's words.
     #[error("{0}")]
     Other(String),
@@ -235,6 +238,11 @@ pub struct Fence {
     pub lane: Arc<str>,
     /// Grows with every entry, of whichever host: the fencing token.
     pub epoch: i64,
+}
+
+/// The lane of a source that one of the hosts that share a store runs.
+pub(crate) fn lane_of(tenant: &Tenant, source: &str) -> Arc<str> {
+    ["source/", tenant.as_str(), "/", source].concat().into()
 }
 
 /// Everything one settled call writes.
@@ -541,7 +549,8 @@ pub trait Store: Send + Sync + 'static {
     /// Forget what is older than it has to be remembered. How many rows.
     fn expire(&self, retention: Retention) -> StoreFuture<'_, u64>;
 
-    /// Enter a lane, if nobody of another host is in it. For stores that are [shared](Self::shared); with others there is but one host.
+    /// Enter a lane, if nobody of another host is in it. Who is in that of a source ([`lane_of`]) writes what the source remembers only as
+    /// long as the lane is its own. For stores that are [shared](Self::shared); with others there is but one host.
     fn enter_lane(&self, lane: Arc<str>) -> StoreFuture<'_, Option<Fence>> {
         Box::pin(async move { Ok(Some(Fence { lane, epoch: 0 })) })
     }

@@ -4,7 +4,12 @@
 //! change the same thing wait for each other (`locks.rs`). Each says every few seconds that it is alive; what one that does not was
 //! running is ready again, and what it may still complete is void, since the task's epoch has moved on (`lease.rs`).
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -25,6 +30,7 @@ use super::{
     Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
+    lane_of,
 };
 use crate::{config::Secret, tenant::Tenant};
 
@@ -67,6 +73,8 @@ pub struct PostgresStore {
     holds: Holds,
     clock: Arc<Clock>,
     abandoned: Arc<Abandoned>,
+    /// The lanes this host has entered, each with its right to be in it the last time.
+    lanes: Mutex<HashMap<Arc<str>, Fence>>,
     /// New at every start.
     host: Arc<str>,
     start_number: u64,
@@ -95,7 +103,26 @@ impl PostgresStore {
         let ended = CancellationToken::new();
         drop(crate::task::spawn("store lease", lease::keep(connect.clone(), host.clone(), clock.clone(), ended.clone())));
         let writer = Writer::start(connect, connection, clock.clone());
-        Ok(Self { writer, readers, holds: Holds::default(), clock, abandoned: Arc::default(), host, start_number, ended })
+        Ok(Self {
+            writer,
+            readers,
+            holds: Holds::default(),
+            clock,
+            abandoned: Arc::default(),
+            lanes: Mutex::default(),
+            host,
+            start_number,
+            ended,
+        })
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Fence>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to write what a source remembers, if it is one that one host runs.
+    fn fence_of(&self, tenant: &Tenant, source: &str) -> Option<Fence> {
+        self.lanes().get(&lane_of(tenant, source)).cloned()
     }
 
     async fn reader(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, StoreError> {
@@ -114,7 +141,8 @@ impl Drop for PostgresStore {
 
 impl Store for PostgresStore {
     fn accept(&self, acceptances: Vec<Acceptance>) -> StoreFuture<'_, Vec<Accepted>> {
-        Box::pin(self.writer.accept(acceptances))
+        let fence = acceptances.iter().find(|one| !one.state.is_empty()).and_then(|one| self.fence_of(&one.tenant, &one.source));
+        Box::pin(self.writer.accept(acceptances, fence))
     }
 
     fn claim(&self, wants: Vec<Want>) -> StoreFuture<'_, Vec<Task>> {
@@ -209,7 +237,8 @@ impl Store for PostgresStore {
     }
 
     fn set_state(&self, tenant: Tenant, source: Arc<str>, entries: Vec<(String, Option<Vec<u8>>)>) -> StoreFuture<'_, ()> {
-        Box::pin(self.writer.run(SetState { tenant, source, entries }))
+        let fence = self.fence_of(&tenant, &source);
+        Box::pin(self.writer.run(SetState { tenant, source, entries, fence }))
     }
 
     fn orders(&self) -> StoreFuture<'_, Vec<OrderKey>> {
@@ -281,7 +310,13 @@ impl Store for PostgresStore {
     }
 
     fn enter_lane(&self, lane: Arc<str>) -> StoreFuture<'_, Option<Fence>> {
-        Box::pin(self.writer.run(lane::Enter { lane, host: self.host.clone() }))
+        Box::pin(async move {
+            let fence = self.writer.run(lane::Enter { lane, host: self.host.clone() }).await?;
+            if let Some(fence) = &fence {
+                self.lanes().insert(fence.lane.clone(), fence.clone());
+            }
+            Ok(fence)
+        })
     }
 
     fn stay_in_lane(&self, fence: Fence) -> StoreFuture<'_, bool> {

@@ -67,6 +67,16 @@ impl Operation for Stay {
     }
 }
 
+/// Whether a lane is still its own; nobody else enters it before this transaction has ended.
+pub(super) async fn holds(tx: &mut Tx<'_>, fence: &Fence) -> sqlx::Result<bool> {
+    let holds = sqlx::query("SELECT 1 FROM lane WHERE name = $1 AND epoch = $2 AND host IS NOT NULL FOR SHARE")
+        .bind(&*fence.lane)
+        .bind(fence.epoch)
+        .fetch_optional(&mut *tx.connection)
+        .await?;
+    Ok(holds.is_some())
+}
+
 /// Leave a lane without a commit.
 pub(super) struct Leave(pub(super) Fence);
 

@@ -4,16 +4,22 @@ use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, Row as _};
 
 use super::{
+    lane,
     rows::{text, unstored},
     writer::{Operation, Stop, Tx},
 };
-use crate::{store::StoreError, tenant::Tenant};
+use crate::{
+    store::{Fence, StoreError},
+    tenant::Tenant,
+};
 
 /// Change entries; `None` forgets.
 pub(super) struct SetState {
     pub(super) tenant: Tenant,
     pub(super) source: std::sync::Arc<str>,
     pub(super) entries: Vec<(String, Option<Vec<u8>>)>,
+    /// The source is one that one host runs.
+    pub(super) fence: Option<Fence>,
 }
 
 impl Operation for SetState {
@@ -21,6 +27,11 @@ impl Operation for SetState {
 
     fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<(), Stop<()>>> {
         Box::pin(async move {
+            if let Some(fence) = &self.fence
+                && !lane::holds(tx, fence).await?
+            {
+                return Err(StoreError::Fenced.into());
+            }
             // In order of names: hosts that write the same ones wait for each other, and not in a circle.
             let mut entries: Vec<_> = self.entries.iter().collect();
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -8,7 +8,7 @@ use super::PostgresStore;
 use crate::{
     config::Secret,
     store::{
-        Acceptance, Accepted, Commit, Committed, Read, Store, Subscriber, Write,
+        Acceptance, Accepted, Commit, Committed, Read, Store, StoreError, Subscriber, Write,
         conformance::{self, Opened, conformance},
     },
 };
@@ -326,4 +326,28 @@ async fn a_host_that_stops_inside_a_transaction_holds_up_no_lease() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert_eq!(taken.claim.task, theirs[0].claim.task);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_remembers_is_written_by_the_host_that_runs_it() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let entries = |value: &str| vec![("seen".to_owned(), Some(value.as_bytes().to_vec()))];
+    let state = async || a.state(conformance::tenant(), "orders".into(), "seen".into()).await.unwrap()[0].1.clone();
+    let lane = crate::store::lane_of(&conformance::tenant(), "orders");
+    a.enter_lane(lane.clone()).await.unwrap().unwrap();
+    a.set_state(conformance::tenant(), "orders".into(), entries("a")).await.unwrap();
+    // It sleeps for longer than its lease lasts.
+    schema.execute("UPDATE lane SET lease_until = 0").await;
+    b.enter_lane(lane).await.unwrap().unwrap();
+    b.accept(vec![Acceptance { state: entries("b"), ..conformance::order("1") }]).await.unwrap();
+    let late = a.set_state(conformance::tenant(), "orders".into(), entries("late")).await;
+    assert!(matches!(late, Err(StoreError::Fenced)), "{late:?}");
+    let late = Acceptance { state: entries("late"), ..conformance::order("2") };
+    // Another source's event that is accepted at once is none the worse for it.
+    let other = Acceptance { source: "returns".into(), ..conformance::order("2") };
+    let (late, other) = tokio::join!(a.accept(vec![late]), a.accept(vec![other]));
+    assert!(matches!(late, Err(StoreError::Fenced)), "{late:?}");
+    assert_eq!(other.unwrap(), [Accepted::New { id: "2".into() }]);
+    assert_eq!(state().await, b"b");
 }

@@ -16,9 +16,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Clock, accept, connect::Connect, locks::Locks};
+use super::{Clock, accept, connect::Connect, lane, locks::Locks};
 use crate::{
-    store::{Acceptance, Accepted, Millis, StoreError},
+    store::{Acceptance, Accepted, Fence, Millis, StoreError},
     task,
 };
 
@@ -100,9 +100,9 @@ impl Writer {
     }
 
     /// Have events accepted, together with whatever else waits for that.
-    pub(super) async fn accept(&self, acceptances: Vec<Acceptance>) -> Result<Vec<Accepted>, StoreError> {
+    pub(super) async fn accept(&self, acceptances: Vec<Acceptance>, fence: Option<Fence>) -> Result<Vec<Accepted>, StoreError> {
         let (answer, wait) = oneshot::channel();
-        self.place().await?.0.send(Message::Accept(Accepting { acceptances, result: None, answer }));
+        self.place().await?.0.send(Message::Accept(Accepting { acceptances, fence, result: None, answer }));
         Answer(wait).wait().await
     }
 
@@ -177,6 +177,8 @@ trait Member: Send {
 /// Events that somebody wants to have accepted.
 struct Accepting {
     acceptances: Vec<Acceptance>,
+    /// Their source is one that one host runs, and they say what it remembers.
+    fence: Option<Fence>,
     result: Option<Result<Vec<Accepted>, StoreError>>,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
 }
@@ -199,7 +201,7 @@ impl Member for Vec<Accepting> {
             // One by one, so that only the one to blame fails.
             let mut wrote = false;
             for accepting in self.iter_mut() {
-                let result = accept_alone(tx, &accepting.acceptances).await;
+                let result = accept_alone(tx, accepting).await;
                 wrote |= result.is_ok();
                 accepting.result = Some(result);
             }
@@ -219,10 +221,23 @@ impl Member for Vec<Accepting> {
     }
 }
 
+async fn check(tx: &mut Tx<'_>, accepting: &Accepting) -> Result<(), StoreError> {
+    match &accepting.fence {
+        Some(fence) if !lane::holds(tx, fence).await? => Err(StoreError::Fenced),
+        _ => Ok(()),
+    }
+}
+
 async fn accept_together(tx: &mut Tx<'_>, all: &mut [Accepting]) -> Result<(), StoreError> {
     execute(tx.connection, "SAVEPOINT together").await?;
     let lists: Vec<&[Acceptance]> = all.iter().map(|accepting| &*accepting.acceptances).collect();
-    match accept::accept(tx, &lists).await {
+    let accepting = async {
+        for accepting in &*all {
+            check(tx, accepting).await?;
+        }
+        accept::accept(tx, &lists).await
+    };
+    match accepting.await {
         Ok(answers) => {
             all.iter_mut().zip(answers).for_each(|(accepting, answers)| accepting.result = Some(Ok(answers)));
             Ok(())
@@ -234,9 +249,10 @@ async fn accept_together(tx: &mut Tx<'_>, all: &mut [Accepting]) -> Result<(), S
     }
 }
 
-async fn accept_alone(tx: &mut Tx<'_>, acceptances: &[Acceptance]) -> Result<Vec<Accepted>, StoreError> {
+async fn accept_alone(tx: &mut Tx<'_>, accepting: &Accepting) -> Result<Vec<Accepted>, StoreError> {
+    check(tx, accepting).await?;
     execute(tx.connection, "SAVEPOINT alone").await?;
-    let accepted = accept::accept(tx, &[acceptances]).await;
+    let accepted = accept::accept(tx, &[&accepting.acceptances]).await;
     if accepted.is_err() {
         execute(tx.connection, "ROLLBACK TO alone").await?;
     }
@@ -464,6 +480,7 @@ fn clone(error: &StoreError) -> StoreError {
     match error {
         StoreError::Full(why) => StoreError::Full(why.clone()),
         StoreError::Closed => StoreError::Closed,
+        StoreError::Fenced => StoreError::Fenced,
         other => StoreError::Other(other.to_string()),
     }
 }
