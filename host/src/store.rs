@@ -26,8 +26,10 @@ mod abandoned;
 mod conformance;
 mod holds;
 mod json;
+mod letters;
 pub mod postgres;
 pub mod sqlite;
+mod stop;
 mod sum;
 
 /// What a store operation returns.

@@ -55,10 +55,21 @@ async fn a_file_that_is_no_toml_or_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_postgres_store_is_refused_without_showing_its_password() {
+async fn the_password_of_a_store_is_neither_written_nor_shown() {
     let folder = Folder::new().host("store = \"postgres://joe:hunter2@db.example/koksmat\"");
     let said = refused(&folder).await;
-    assert_eq!(said, "koksmat.toml:4:9: host.store: a PostgreSQL store is not in this version yet; use `sqlite:data/koksmat.db`");
+    assert_eq!(
+        said,
+        "koksmat.toml:4:9: host.store: a URL with a password does not belong in this file; refer to it by `env:NAME` or `file:PATH`"
+    );
+
+    // Nobody listens there.
+    let folder = Folder::new().host("store = \"file:url\"").file("url", "postgres://joe:hunter2@127.0.0.1:1/koksmat");
+    folder.write();
+    let ended = koksmat(folder.path(), &["run", "."]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{}", ended.said());
+    assert!(ended.said().contains("store: cannot connect to the store of file:url: "), "{}", ended.said());
+    assert!(!ended.said().contains("hunter2"), "{}", ended.said());
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ use super::{
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     lane_of,
+    letters::Steps,
 };
 use crate::{config::Secret, tenant::Tenant};
 
@@ -60,9 +61,6 @@ const READERS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end of a host waits for the server.
 const CLOSE: Duration = Duration::from_secs(10);
-/// Dead letters of one step: they come with their data.
-const LETTERS: usize = 64;
-
 /// A store in a PostgreSQL database, for one host or for several.
 ///
 /// Dropped without [`Store::close`] it carries out nothing more, and what it was running is taken over when its lease has ended.
@@ -259,14 +257,12 @@ impl Store for PostgresStore {
 
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut query, mut replayed) = (query, 0);
-            while query.limit > 0 {
-                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
-                query.limit -= step.limit;
+            let (mut steps, mut replayed) = (Steps::new(query), 0);
+            while let Some(step) = steps.next() {
                 let step = self.writer.run(Replay { query: step, route: route.clone() }).await?;
                 replayed += step.done;
                 let Some(last) = step.last else { break };
-                query.after = last;
+                steps.behind(last);
             }
             Ok(replayed)
         })
@@ -274,10 +270,8 @@ impl Store for PostgresStore {
 
     fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut query, mut purged) = (query, 0);
-            while query.limit > 0 {
-                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
-                query.limit -= step.limit;
+            let (mut steps, mut purged) = (Steps::new(query), 0);
+            while let Some(step) = steps.next() {
                 let gone = self.writer.run(Purge(step)).await?;
                 purged += gone;
                 if gone == 0 {

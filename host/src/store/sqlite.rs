@@ -20,6 +20,7 @@ use super::{
     Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
+    letters::Steps,
 };
 use crate::tenant::Tenant;
 
@@ -38,9 +39,6 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod writer;
-
-/// Dead letters of one step: they come with their data.
-const LETTERS: usize = 64;
 
 /// A store in one SQLite file.
 ///
@@ -220,15 +218,13 @@ impl Store for SqliteStore {
 
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut query, mut replayed) = (query, 0);
-            while query.limit > 0 {
-                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
-                query.limit -= step.limit;
+            let (mut steps, mut replayed) = (Steps::new(query), 0);
+            while let Some(step) = steps.next() {
                 let (clock, route) = (self.clock.clone(), route.clone());
                 let step = self.writer.run(Survive::PowerLoss, move |c| Ok(dead_letter::replay(c, &step, &*route, clock.now())?)).await?;
                 replayed += step.done;
                 let Some(last) = step.last else { break };
-                query.after = last;
+                steps.behind(last);
             }
             Ok(replayed)
         })
@@ -236,10 +232,8 @@ impl Store for SqliteStore {
 
     fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut query, mut purged) = (query, 0);
-            while query.limit > 0 {
-                let step = DeadLetterQuery { limit: query.limit.min(LETTERS), ..query.clone() };
-                query.limit -= step.limit;
+            let (mut steps, mut purged) = (Steps::new(query), 0);
+            while let Some(step) = steps.next() {
                 let gone = self.writer.run(Survive::PowerLoss, move |c| Ok(dead_letter::purge(c, &step)?)).await?;
                 purged += gone;
                 if gone == 0 {

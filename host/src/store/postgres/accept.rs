@@ -10,7 +10,7 @@ use std::{
 use sqlx::{PgConnection, Row as _};
 
 use super::{
-    dead_letter::NewLetter,
+    dead_letter,
     locks::{self, Locks},
     rows::{key, text, unstored},
     source_state,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    store::{Acceptance, Accepted, OrderKey, StoreError, Subscriber, json::to_json},
+    store::{Acceptance, Accepted, OrderKey, StoreError, Subscriber, json::to_json, letters::NewLetter},
     tenant::Tenant,
 };
 
@@ -117,7 +117,7 @@ async fn write(tx: &mut Tx<'_>, new: &[&Acceptance]) -> Result<(), StoreError> {
             hops: acceptance.hops,
             event: &acceptance.event,
         };
-        letter.insert(tx).await?;
+        dead_letter::insert(tx, &letter).await?;
     }
     // The last of each name is what is remembered. In order: hosts that write the same ones do not wait for each other in a circle.
     let mut states = BTreeMap::new();

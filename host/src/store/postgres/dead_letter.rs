@@ -14,13 +14,14 @@ use super::{
     limit,
     locks::{self, Locks},
     rows::{self, key, text, unstored},
-    writer::{Operation, Stop, Tx},
+    writer::{Operation, Tx},
 };
 use crate::{
-    event::Event,
     store::{
         DeadLetter, DeadLetterQuery, OrderKey, Reroute, StoreError, Subscriber,
         json::{from_json, to_json},
+        letters::{NewLetter, Step},
+        stop::Stop,
     },
     tenant::Tenant,
 };
@@ -30,44 +31,27 @@ const WHICH: &str =
     "id > $1 AND ($2::bigint IS NULL OR id = $2) AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR handler = $4)
     AND ($5::text IS NULL OR source = $5) ORDER BY id LIMIT $6";
 
-/// A dead letter to be written.
-pub(super) struct NewLetter<'a> {
-    pub(super) tenant: &'a Tenant,
-    pub(super) source: &'a str,
-    pub(super) kind: &'a str,
-    pub(super) handler: Option<&'a str>,
-    pub(super) key: Option<&'a str>,
-    pub(super) order: Option<&'a str>,
-    pub(super) reason: &'a str,
-    pub(super) history: &'a str,
-    pub(super) plugin: Option<&'a str>,
-    pub(super) hops: u32,
-    pub(super) event: &'a Event,
-}
-
-impl NewLetter<'_> {
-    pub(super) async fn insert(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-        )
-        .bind(self.tenant.as_str())
-        .bind(self.source)
-        .bind(self.kind)
-        .bind(self.handler)
-        .bind(self.key.map(key))
-        .bind(self.order.map(key))
-        .bind(text(self.reason))
-        .bind(self.history)
-        .bind(self.plugin)
-        .bind(i64::from(self.hops))
-        .bind(to_json(self.event)?)
-        .bind(&*self.event.data)
-        .bind(tx.now)
-        .execute(&mut *tx.connection)
-        .await?;
-        Ok(())
-    }
+pub(super) async fn insert(tx: &mut Tx<'_>, letter: &NewLetter<'_>) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
+    .bind(letter.tenant.as_str())
+    .bind(letter.source)
+    .bind(letter.kind)
+    .bind(letter.handler)
+    .bind(letter.key.map(key))
+    .bind(letter.order.map(key))
+    .bind(text(letter.reason))
+    .bind(letter.history)
+    .bind(letter.plugin)
+    .bind(i64::from(letter.hops))
+    .bind(to_json(letter.event)?)
+    .bind(&*letter.event.data)
+    .bind(tx.now)
+    .execute(&mut *tx.connection)
+    .await?;
+    Ok(())
 }
 
 /// A task that is not to run again becomes a dead letter.
@@ -96,14 +80,6 @@ struct Stored {
 /// Dead letters, oldest first.
 pub(super) async fn list(connection: &mut PgConnection, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
     Ok(select(connection, query, "").await?.into_iter().map(|stored| stored.letter).collect())
-}
-
-/// How far a step through the dead letters came.
-pub(super) struct Step {
-    /// The last letter looked at; absent: there was none.
-    pub(super) last: Option<i64>,
-    /// How many letters it did something with.
-    pub(super) done: u64,
 }
 
 /// Make tasks of dead letters again. One that no handler wants stays.

@@ -2,8 +2,8 @@
 
 use futures_util::future::BoxFuture;
 
-use super::writer::{Operation, Stop, Tx};
-use crate::store::Millis;
+use super::writer::{Operation, Tx};
+use crate::store::{Millis, stop::Stop};
 
 /// The most rows of one step.
 pub(super) const STEP: u64 = 500;

@@ -9,10 +9,10 @@ use sqlx::{PgConnection, Row as _};
 use super::{
     limit,
     locks::Locks,
-    writer::{Operation, Stop, Tx},
+    writer::{Operation, Tx},
 };
 use crate::{
-    store::{Committed, Read, StoreError, Write, sum},
+    store::{Committed, Read, StoreError, Write, stop::Stop, sum},
     tenant::Tenant,
 };
 

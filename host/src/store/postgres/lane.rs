@@ -10,9 +10,9 @@ use sqlx::AssertSqlSafe;
 
 use super::{
     clock::{NOW, millis},
-    writer::{Operation, Stop, Tx},
+    writer::{Operation, Tx},
 };
-use crate::store::{Fence, LANE_LEASE};
+use crate::store::{Fence, LANE_LEASE, stop::Stop};
 
 /// Enter a lane, if it is free or the lease of whoever is in it has ended.
 pub(super) struct Enter {

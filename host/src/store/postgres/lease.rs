@@ -14,9 +14,9 @@ use super::{
     Clock,
     clock::{NOW, millis},
     connect::Connect,
-    writer::{Operation, Stop, Tx},
+    writer::{Operation, Tx},
 };
-use crate::store::StoreError;
+use crate::store::{StoreError, stop::Stop};
 
 /// How long a host is believed to be alive.
 pub(super) const LEASE: Duration = Duration::from_secs(10);

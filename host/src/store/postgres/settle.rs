@@ -5,17 +5,18 @@ use sqlx::{PgConnection, Row as _};
 
 use super::{
     accept::{self, NewTasks},
-    dead_letter::NewLetter,
-    keyvalue, lane,
+    dead_letter, keyvalue, lane,
     locks::{self, Locks},
     rows::{key, unstored},
-    writer::{Operation, Stop, Tx},
+    writer::{Operation, Tx},
 };
 use crate::{
     outcome::Response,
     store::{
         Accepted, Attempt, CallId, Claim, Commit, Committed, Effects, Millis, OrderKey, Settled, StoreError, Subscriber, Verdict,
         json::{from_json, history, to_json},
+        letters::NewLetter,
+        stop::Stop,
     },
 };
 
@@ -179,7 +180,7 @@ async fn dead(tx: &mut Tx<'_>, commit: &Commit, reason: &str, failed: Option<&At
         hops: commit.hops,
         event: &commit.event,
     };
-    letter.insert(tx).await?;
+    dead_letter::insert(tx, &letter).await?;
     remember(tx, commit, "dead", None).await?;
     Ok(())
 }

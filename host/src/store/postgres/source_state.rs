@@ -6,10 +6,10 @@ use sqlx::{PgConnection, Row as _};
 use super::{
     lane,
     rows::{text, unstored},
-    writer::{Operation, Stop, Tx},
+    writer::{Operation, Tx},
 };
 use crate::{
-    store::{Fence, StoreError},
+    store::{Fence, StoreError, stop::Stop},
     tenant::Tenant,
 };
 

@@ -11,11 +11,11 @@ use super::{
     locks::Locks,
     rows,
     settle::{leave, quarantined},
-    writer::{Operation, Stop, Tx},
+    writer::{Operation, Tx},
 };
 use crate::{
     event::Event,
-    store::{Claim, Depth, Millis, OrderKey, StoreError, Task, Want, json::from_json},
+    store::{Claim, Depth, Millis, OrderKey, StoreError, Task, Want, json::from_json, stop::Stop},
 };
 
 /// How often a host may end under a call that runs alone.

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{Clock, accept, connect::Connect, lane, locks::Locks};
 use crate::{
-    store::{Acceptance, Accepted, Fence, Millis, StoreError},
+    store::{Acceptance, Accepted, Fence, Millis, StoreError, stop::Stop},
     task,
 };
 
@@ -45,27 +45,6 @@ pub(super) trait Operation: Send + 'static {
 
     /// Carry it out inside the open transaction. It may be called more than once: what it did before was rolled back.
     fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<Self::Answer, Stop<Self::Answer>>>;
-}
-
-/// Why an operation writes nothing after all.
-#[derive(Debug)]
-pub(super) enum Stop<T> {
-    /// This is its answer.
-    Answer(T),
-    /// It failed.
-    Failed(StoreError),
-}
-
-impl<T> From<StoreError> for Stop<T> {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl<T> From<sqlx::Error> for Stop<T> {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Failed(error.into())
-    }
 }
 
 /// The open transaction.

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{dead_letter, rows, source_state};
 use crate::{
-    store::{Acceptance, Accepted, Millis, StoreError},
+    store::{Acceptance, Accepted, Millis, StoreError, letters::NewLetter},
     tenant::Tenant,
 };
 
@@ -54,7 +54,7 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
             task.insert(connection, now)?;
         }
     } else if let Some(reason) = &acceptance.unrouted {
-        let letter = dead_letter::NewLetter {
+        let letter = NewLetter {
             tenant,
             source,
             kind: &acceptance.kind,
@@ -67,7 +67,7 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
             hops: acceptance.hops,
             event,
         };
-        letter.insert(connection, now)?;
+        dead_letter::insert(connection, &letter, now)?;
     }
     source_state::set(connection, tenant, source, &acceptance.state)?;
     Ok(Accepted::New { id: event.id.clone() })

@@ -4,8 +4,10 @@ use rusqlite::{Connection, Row, params};
 
 use super::{accept::NewTask, rows};
 use crate::{
-    event::Event,
-    store::{DeadLetter, DeadLetterQuery, Millis, Reroute, StoreError, Subscriber, json},
+    store::{
+        DeadLetter, DeadLetterQuery, Millis, Reroute, StoreError, Subscriber, json,
+        letters::{NewLetter, Step},
+    },
     tenant::Tenant,
 };
 
@@ -13,45 +15,28 @@ use crate::{
 const WHICH: &str = "id > ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR tenant = ?3) AND (?4 IS NULL OR handler = ?4)
     AND (?5 IS NULL OR source = ?5) ORDER BY id LIMIT ?6";
 
-/// A dead letter to be written.
-pub(super) struct NewLetter<'a> {
-    pub(super) tenant: &'a Tenant,
-    pub(super) source: &'a str,
-    pub(super) kind: &'a str,
-    pub(super) handler: Option<&'a str>,
-    pub(super) key: Option<&'a str>,
-    pub(super) order: Option<&'a str>,
-    pub(super) reason: &'a str,
-    pub(super) history: &'a str,
-    pub(super) plugin: Option<&'a str>,
-    pub(super) hops: u32,
-    pub(super) event: &'a Event,
-}
-
-impl NewLetter<'_> {
-    pub(super) fn insert(&self, connection: &Connection, now: Millis) -> Result<(), StoreError> {
-        connection
-            .prepare_cached(
-                "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-            )?
-            .execute(params![
-                self.tenant.as_str(),
-                self.source,
-                self.kind,
-                self.handler,
-                self.key,
-                self.order,
-                self.reason,
-                self.history,
-                self.plugin,
-                self.hops,
-                json::to_json(self.event)?,
-                self.event.data.as_ref(),
-                now
-            ])?;
-        Ok(())
-    }
+pub(super) fn insert(connection: &Connection, letter: &NewLetter<'_>, now: Millis) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        )?
+        .execute(params![
+            letter.tenant.as_str(),
+            letter.source,
+            letter.kind,
+            letter.handler,
+            letter.key,
+            letter.order,
+            letter.reason,
+            letter.history,
+            letter.plugin,
+            letter.hops,
+            json::to_json(letter.event)?,
+            letter.event.data.as_ref(),
+            now
+        ])?;
+    Ok(())
 }
 
 /// A task that is not to run again becomes a dead letter.
@@ -78,14 +63,6 @@ struct Stored {
 /// Dead letters, oldest first.
 pub(super) fn list(connection: &Connection, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
     Ok(select(connection, query)?.into_iter().map(|stored| stored.letter).collect())
-}
-
-/// How far a step through the dead letters came.
-pub(super) struct Step {
-    /// The last letter looked at; absent: there was none.
-    pub(super) last: Option<i64>,
-    /// How many letters it did something with.
-    pub(super) done: u64,
 }
 
 /// Make tasks of dead letters again. One that no handler wants stays.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{rows, writer::Stop};
+use super::rows;
 use crate::{
-    store::{Committed, Read, StoreError, Write, sum},
+    store::{Committed, Read, StoreError, Write, stop::Stop, sum},
     tenant::Tenant,
 };
 

@@ -4,13 +4,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     accept::{NewTask, accept},
-    dead_letter::NewLetter,
-    keyvalue, rows,
-    writer::Stop,
+    dead_letter, keyvalue, rows,
 };
 use crate::{
     outcome::Response,
-    store::{Accepted, Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Settled, StoreError, Verdict, json},
+    store::{
+        Accepted, Attempt, CallId, Claim, Commit, Committed, Effects, Millis, Settled, StoreError, Verdict, json, letters::NewLetter,
+        stop::Stop,
+    },
 };
 
 /// The order key of a settled task.
@@ -141,7 +142,7 @@ fn dead(
         hops: commit.hops,
         event: &commit.event,
     };
-    letter.insert(connection, now)?;
+    dead_letter::insert(connection, &letter, now)?;
     remember(connection, call, "dead", None, now)?;
     Ok(())
 }

@@ -17,16 +17,14 @@ use futures_util::{future::join_all, poll};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{
-    SqliteStore,
-    writer::{Stop, Survive},
-};
+use super::{SqliteStore, writer::Survive};
 use crate::store::{
     Acceptance, Accepted, Commit, Committed, Effects, Holder, Store, StoreError, Verdict, Want, Write,
     conformance::{
         Opened, accept, accepted, all_letters, claim, claim_one, conformance, direct, done, done_with, ids, order, read, set, settling,
         tenant, wrote,
     },
+    stop::Stop,
 };
 
 async fn in_a_file() -> Opened {

@@ -19,7 +19,10 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{file::Lock, schema};
-use crate::{store::StoreError, task::panic_text};
+use crate::{
+    store::{StoreError, stop::Stop},
+    task::panic_text,
+};
 
 /// What may wait before whoever hands over has to wait too.
 const QUEUE: usize = 1024;
@@ -45,27 +48,6 @@ pub(super) enum Survive {
     Crash,
     /// The end of the machine: everything somebody was promised.
     PowerLoss,
-}
-
-/// Why an operation writes nothing after all.
-#[derive(Debug)]
-pub(super) enum Stop<T> {
-    /// This is its answer.
-    Answer(T),
-    /// It failed.
-    Failed(StoreError),
-}
-
-impl<T> From<StoreError> for Stop<T> {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl<T> From<rusqlite::Error> for Stop<T> {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Failed(error.into())
-    }
 }
 
 impl Writer {
