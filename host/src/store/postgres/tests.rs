@@ -351,3 +351,26 @@ async fn what_a_source_remembers_is_written_by_the_host_that_runs_it() {
     assert_eq!(other.unwrap(), [Accepted::New { id: "2".into() }]);
     assert_eq!(state().await, b"b");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_accepted_beside_something_that_fails_is_accepted() {
+    let schema = Schema::new();
+    let store = schema.host().await;
+    store.enter_lane(crate::store::lane_of(&conformance::tenant(), "orders")).await.unwrap().unwrap();
+    // Somebody holds the lane's row for longer than anybody waits for a lock.
+    let mut somebody = PgConnection::connect(url().expose()).await.unwrap();
+    let hold = format!("SET search_path = \"{}\"; BEGIN; SELECT 1 FROM lane FOR UPDATE", schema.0);
+    sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut somebody).await.unwrap();
+    let remembering = |id: &str| Acceptance { state: vec![("last".into(), Some(id.into()))], ..conformance::order(id) };
+    let other = |id: &str| Acceptance { source: "returns".into(), ..conformance::order(id) };
+    // While the first waits the others become a group.
+    let first = async { store.accept(vec![remembering("1")]).await };
+    let group = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::join!(store.accept(vec![other("2")]), store.accept(vec![remembering("3")]), store.accept(vec![other("4")]))
+    };
+    let (first, (second, third, fourth)) = tokio::join!(first, group);
+    assert!(first.is_err() && third.is_err(), "{first:?} {third:?}");
+    assert_eq!((second.unwrap(), fourth.unwrap()), (vec![Accepted::New { id: "2".into() }], vec![Accepted::New { id: "4".into() }]));
+    assert_eq!(store.backlog(conformance::tenant(), "returns".into()).await.unwrap(), 2, "what was promised is there");
+}

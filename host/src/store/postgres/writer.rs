@@ -229,9 +229,12 @@ async fn accept_together(tx: &mut Tx<'_>, all: &mut [Accepting]) -> Result<(), S
 }
 
 async fn accept_alone(tx: &mut Tx<'_>, accepting: &Accepting) -> Result<Vec<Accepted>, StoreError> {
-    check(tx, accepting).await?;
+    // Before anything can fail: a failure that is not rolled back would have the server undo, at the commit, what others were promised.
     execute(tx.connection, "SAVEPOINT alone").await?;
-    let accepted = accept::accept(tx, &[&accepting.acceptances]).await;
+    let accepted = match check(tx, accepting).await {
+        Ok(()) => accept::accept(tx, &[&accepting.acceptances]).await,
+        Err(error) => Err(error),
+    };
     if accepted.is_err() {
         execute(tx.connection, "ROLLBACK TO alone").await?;
     }
@@ -357,15 +360,15 @@ impl Worker {
             Ok(written) => written.map_err(Failed::Alone)?,
             Err(_) => return Err(Failed::Alone(StoreError::Other(format!("the database did not answer within {PATIENCE:?}")))),
         };
-        let end = if written { "COMMIT" } else { "ROLLBACK" };
-        match timeout(PATIENCE, execute(&mut connection, end)).await {
-            Ok(Ok(())) => {
-                self.connection = Some(connection);
-                Ok(())
-            }
-            _ if !written => Ok(()),
-            _ => self.find_out(&number).await,
+        // The server answers the commit of a transaction that has failed as if nothing were wrong, and undoes it: it has to say that it is fine.
+        let end = if written { "SELECT 1; COMMIT" } else { "ROLLBACK" };
+        let ended = timeout(PATIENCE, execute(&mut connection, end)).await;
+        if matches!(ended, Ok(Ok(()))) {
+            self.connection = Some(connection);
+            return Ok(());
         }
+        drop(connection);
+        if written { self.find_out(&number).await } else { Ok(()) }
     }
 
     /// A connection with an open transaction, and its number: a new one where the old one was lost while nothing was asked of it.
