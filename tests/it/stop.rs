@@ -18,6 +18,7 @@ use koksmat_tests::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 /// Long enough never to be what ends a wait.
 const FOR_EVER: Duration = Duration::from_secs(3600);
@@ -464,6 +465,8 @@ async fn a_host_that_is_dropped_lets_go_of_its_store_at_once_and_everything_come
 struct Odd {
     runs: Arc<AtomicUsize>,
     gone: Arc<AtomicBool>,
+    /// One that waits is ready only when the test lets it be.
+    well: CancellationToken,
     does: fn(usize) -> Does,
 }
 
@@ -486,7 +489,7 @@ impl Drop for Gone {
 impl Odd {
     fn new(does: fn(usize) -> Does) -> (Self, Arc<AtomicUsize>, Arc<AtomicBool>) {
         let (runs, gone) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        (Self { runs: runs.clone(), gone: gone.clone(), does }, runs, gone)
+        (Self { runs: runs.clone(), gone: gone.clone(), well: CancellationToken::new(), does }, runs, gone)
     }
 }
 
@@ -508,6 +511,7 @@ impl Source for Odd {
                 Does::Return => Ok(()),
                 Does::Fail => Err(SourceError::new("nobody home")),
                 Does::Wait => {
+                    self.well.cancelled().await;
                     ctx.ready();
                     ctx.stopping().cancelled().await;
                     Ok(())
@@ -527,9 +531,10 @@ async fn a_source_that_ends_is_started_again_and_shown_and_disturbs_no_other() {
     let folder = simple();
     let mut builder = Host::builder().config(folder.config_with(&["panics", "returns", "fails"]));
     let mut runs = Vec::new();
+    let well = CancellationToken::new();
     for (name, _, does) in odd {
         let (source, count, _) = Odd::new(does);
-        builder = builder.source(name, 1, source);
+        builder = builder.source(name, 1, Odd { well: well.clone(), ..source });
         runs.push(count);
     }
     let host = builder.build().await.unwrap();
@@ -545,6 +550,7 @@ async fn a_source_that_ends_is_started_again_and_shown_and_disturbs_no_other() {
     let url = format!("http://{}/queues/queue", host.listen_address());
     assert_eq!(request(&url, "POST", &[("authorization", &bearer)], "{}".into()).await.status, 202);
     until("the event to be handled", || async { (host.ledger().total.done == 1).then_some(()) }).await;
+    well.cancel();
     within("the sources to be back", host.ready()).await;
     let report = host.health().report();
     for ((name, _, _), runs) in odd.iter().zip(runs) {
