@@ -30,6 +30,7 @@ use crate::{
         joint::Joint,
         settle::Settler,
     },
+    planted::{Mistake, is_planted},
     shutdown::ledger::Ledgers,
 };
 
@@ -164,10 +165,13 @@ impl Controller {
     fn receive(&self, delivery: Delivery, dispatcher: &mut Dispatcher, returning: bool) {
         self.ledgers.received(&delivery.origin);
         let generation = self.generation.load_full();
-        let routed = match &delivery.intake {
+        let mut routed = match &delivery.intake {
             Intake::Task(task) => router::of_task(&generation, task),
             Intake::Direct { .. } | Intake::Reply { .. } => router::route(&generation, &delivery.origin, &delivery.event),
         };
+        if is_planted(Mistake::DroppedHandler) {
+            routed.truncate(1);
+        }
         if routed.is_empty() {
             match (&delivery.intake, generation.unmatched(&delivery.origin)) {
                 (Intake::Direct { .. }, Unmatched::Ignore) => settle::ignored(&self.ledgers, delivery),

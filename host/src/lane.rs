@@ -7,8 +7,10 @@
 use std::{
     future::Future,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::store::{Fence, LANE_LEASE, Store};
 
@@ -60,7 +62,7 @@ impl Inside {
             loop {
                 tokio::time::sleep(STAY).await;
                 let asked = Instant::now();
-                match tokio::time::timeout_at(until.into(), store.stay_in_lane(fence.clone())).await {
+                match tokio::time::timeout_at(until, store.stay_in_lane(fence.clone())).await {
                     Ok(Ok(true)) => until = asked + LANE_LEASE - MARGIN,
                     Ok(Ok(false)) | Err(_) => return,
                     Ok(Err(_)) if Instant::now() >= until => return,

@@ -18,6 +18,7 @@
 //! An embedder makes a [`Config`], adds [`Source`]s of its own, and calls [`Host::builder`]`…build()`.
 
 mod admin;
+mod ambient;
 pub mod channel;
 pub mod config;
 pub mod controller;
@@ -27,9 +28,12 @@ pub mod host;
 mod lane;
 pub mod listener;
 pub mod outcome;
+mod planted;
 pub mod plugin;
 pub mod receipt;
 pub mod shutdown;
+#[cfg(test)]
+mod simulator;
 mod sink;
 pub mod source;
 pub mod store;

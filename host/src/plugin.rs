@@ -53,6 +53,15 @@ pub struct Handler {
     pub(crate) heavy: AtomicBool,
     /// Whoever can call keeps the clock running that ends calls.
     pub(crate) engine: Engine,
+    /// What is called in place of the code, in a simulation.
+    #[cfg(test)]
+    pub(crate) stand_in: Option<Arc<dyn StandIn>>,
+}
+
+/// What a simulation calls in place of a component.
+#[cfg(test)]
+pub(crate) trait StandIn: Send + Sync {
+    fn call(&self, call: Call) -> std::pin::Pin<Box<dyn Future<Output = Finished> + Send + '_>>;
 }
 
 impl Handler {
@@ -64,6 +73,41 @@ impl Handler {
     /// Whether a call can have effects: without a grant for one it has none.
     pub fn can_have_effects(&self) -> bool {
         self.config.grants.keyvalue.is_some() || !self.config.grants.emit.is_empty()
+    }
+}
+
+/// A handler that is nothing but what stands in for it.
+#[cfg(test)]
+pub(crate) fn bare_handler(config: HandlerConfig, store: Arc<dyn Store>, stand_in: Arc<dyn StandIn>) -> Handler {
+    use std::sync::LazyLock;
+
+    /// The least that links: it is never called.
+    const COMPONENT: &str = r#"(component
+        (core module $module (func (export "handle")))
+        (core instance $instance (instantiate $module))
+        (func $handle (canon lift (core func $instance "handle")))
+        (instance $exports (export "handle" (func $handle)))
+        (export "koksmat:plugin/handler@0.1.0" (instance $exports)))"#;
+    static CODE: LazyLock<(Engine, link::Linked)> = LazyLock::new(|| {
+        let engine = Engine::new(Capacity { instances: 1, memory: 1 << 16 }).expect("an engine");
+        let linker = link::linker(engine.wasmtime()).expect("a linker");
+        let component = wat::parse_str(COMPONENT).expect("a component");
+        let component = wasmtime::component::Component::new(engine.wasmtime(), component).expect("code");
+        let linked = link::Linked::new(&linker, &component).expect("what links");
+        (engine, linked)
+    });
+    let (engine, linked) = &*CODE;
+    let code = Code { pre: linked.clone(), digest: "simulated".into(), positions: Positions::default(), script: None };
+    Handler {
+        outbound: Outbound::new(&[]),
+        metrics: CallMetrics::of(&config.tenant, &config.name),
+        config: Arc::new(config),
+        code: ArcSwap::from_pointee(code),
+        queues: Arc::default(),
+        store,
+        heavy: AtomicBool::new(false),
+        engine: engine.clone(),
+        stand_in: Some(stand_in),
     }
 }
 

@@ -201,7 +201,7 @@ pub struct CallId {
 }
 
 /// Whose calls keep their order among each other.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrderKey {
     /// Whose calls.
     pub tenant: Tenant,

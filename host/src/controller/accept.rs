@@ -5,6 +5,7 @@ use std::{borrow::Cow, pin::Pin, sync::Arc};
 use arc_swap::ArcSwap;
 
 use crate::{
+    ambient::now,
     channel::Origin,
     config::Unmatched,
     controller::{
@@ -12,15 +13,17 @@ use crate::{
         generation::{EMIT, Generation},
         joint::Joint,
         router,
-        settle::now,
+        settle::MISTAKEN,
     },
     event::Event,
     health::Health,
     outcome::MAX_HOPS,
+    planted::{Mistake, is_planted},
     plugin::{Emission, Handler},
     shutdown::ledger::Ledgers,
     source::{AcceptRequest, Acceptor},
     store::{Acceptance, Accepted, Millis, Store, StoreError, Subscriber},
+    task,
 };
 
 /// Why an event beyond that is a dead letter.
@@ -112,6 +115,18 @@ pub(crate) struct DurableIntake {
 }
 
 impl DurableIntake {
+    /// Say that events are accepted before they are: a mistake.
+    fn accept_too_late(&self, acceptances: Vec<Acceptance>) -> Vec<Accepted> {
+        let accepted = acceptances.iter().map(|acceptance| Accepted::New { id: acceptance.event.id.clone() }).collect();
+        let (store, bell, groups) = (self.store.clone(), self.bell.clone(), acceptances.iter().flat_map(groups).collect::<Vec<_>>());
+        task::spawn("late", async move {
+            tokio::time::sleep(MISTAKEN).await;
+            let _ = store.accept(acceptances).await;
+            groups.into_iter().for_each(|group| bell.ring(group));
+        });
+        accepted
+    }
+
     /// What became of one event.
     fn accepted(&self, origin: &Origin, accepted: &Accepted, groups: Vec<Group>) {
         let Accepted::New { id } = accepted else { return };
@@ -139,6 +154,9 @@ impl Acceptor for DurableIntake {
             };
             let acceptances: Vec<_> = requests.into_iter().map(acceptance).collect();
             let groups: Vec<Vec<Group>> = acceptances.iter().map(groups).collect();
+            if is_planted(Mistake::AckBeforeCommit) {
+                return Ok(self.accept_too_late(acceptances));
+            }
             match self.store.accept(acceptances).await {
                 Ok(accepted) => {
                     accepted.iter().zip(groups).for_each(|(accepted, groups)| self.accepted(origin, accepted, groups));

@@ -1,16 +1,20 @@
 //! Rings when the store may have tasks to claim, and says which.
 
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::sync::{Notify, watch};
 
-use crate::{sink::is_sink, tenant::Tenant};
+use crate::{
+    planted::{Mistake, is_planted},
+    sink::is_sink,
+    tenant::Tenant,
+};
 
 /// Tasks that are claimed together: of one source, for one handler.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Group {
     pub(crate) tenant: Tenant,
     pub(crate) source: Arc<str>,
@@ -24,7 +28,7 @@ pub(crate) struct Bell(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     /// At most as many as there are pairs of a source and a handler.
-    groups: Mutex<HashSet<Group>>,
+    groups: Mutex<BTreeSet<Group>>,
     rung: Notify,
     /// How often an event was written for a sink.
     sinks: watch::Sender<u64>,
@@ -38,11 +42,13 @@ impl Bell {
             return;
         }
         self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
-        self.0.rung.notify_one();
+        if !is_planted(Mistake::LostWakeUp) {
+            self.0.rung.notify_one();
+        }
     }
 
     /// The groups that rang since the last time.
-    pub(crate) fn take(&self) -> HashSet<Group> {
+    pub(crate) fn take(&self) -> BTreeSet<Group> {
         std::mem::take(&mut *self.0.groups.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -33,6 +33,11 @@ impl<K: Eq + Hash + Clone, V> Turns<K, V> {
         })
     }
 
+    /// All of them, the next one first.
+    fn into_values(mut self) -> impl Iterator<Item = V> {
+        self.order.into_iter().filter_map(move |key| self.of.remove(&key))
+    }
+
     /// Offer the turn to each until one takes it; who took it goes to the end, who `is_empty` afterwards goes away.
     fn turn<R>(&mut self, mut take: impl FnMut(&K, &mut V) -> Option<R>, is_empty: impl Fn(&V) -> bool) -> Option<R> {
         for i in 0..self.order.len() {
@@ -78,11 +83,11 @@ impl<T: Eq + Hash + Clone, K: Eq + Hash + Clone, V> FairQueue<T, K, V> {
         self.len
     }
 
-    /// Everything that waits, in no particular order.
+    /// Everything that waits, line by line.
     pub(crate) fn take_all(&mut self) -> Vec<V> {
         self.len = 0;
         let tenants = std::mem::replace(&mut self.tenants, Turns::new());
-        tenants.of.into_values().flat_map(|lines| lines.of.into_values()).flatten().collect()
+        tenants.into_values().flat_map(Turns::into_values).flatten().collect()
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     event::Event,
     lane::{self, Inside},
     outcome::Response,
+    planted::{Mistake, is_planted},
     plugin::Call,
     receipt::{Answer, Cause, Receipt},
     shutdown::ledger::Tally,
@@ -76,6 +77,14 @@ impl Joint {
     /// One of its calls, to be put in line.
     pub(crate) fn call(self: Arc<Self>, routed: Routed) -> CallInLine {
         CallInLine { routed, handler: Arc::from(""), joint: self, ended: false, started: false }.named()
+    }
+
+    /// Answer before anything is settled: a mistake.
+    pub(crate) fn answer_too_early(&self) {
+        let receipt = self.state.lock().unwrap_or_else(PoisonError::into_inner).receipt.take();
+        if let Some(receipt) = receipt {
+            receipt.answer(Answer::Done { response: None });
+        }
     }
 
     /// One call has settled; with the last one the receipt is answered.
@@ -172,6 +181,7 @@ impl CallInLine {
         // Where hosts share the lane, its epoch is the token: it grows whichever host is in it.
         let lane = if self.routed.atomic && settler.store.shared() {
             tokio::select! {
+                biased;
                 lane = lane::enter(&settler.store, GLOBAL) => Some(lane),
                 () = cut.cancelled() => return,
             }
@@ -206,6 +216,7 @@ impl CallInLine {
         });
         for overtaken in 0..=OVERTAKEN_AT_MOST {
             let finished = tokio::select! {
+                biased;
                 finished = handler.call(call.clone()) => finished,
                 () = cut.cancelled() => {
                     settler.was_cut(&call);
@@ -233,6 +244,9 @@ impl CallInLine {
 
     fn end(&mut self, settled: Settled) {
         self.ended = true;
+        if is_planted(Mistake::DoubleSettle) {
+            self.joint.end(settled.clone());
+        }
         self.joint.end(settled);
     }
 }

@@ -53,6 +53,8 @@ impl Orders {
     /// Everything that waits. Calls that run still leave.
     pub(crate) fn take_waiting(&mut self) -> Vec<CallInLine> {
         self.waiting = 0;
-        self.behind.values_mut().flat_map(std::mem::take).collect()
+        let mut behind: Vec<_> = self.behind.iter_mut().collect();
+        behind.sort_unstable_by_key(|(key, _)| *key);
+        behind.into_iter().flat_map(|(_, calls)| std::mem::take(calls)).collect()
     }
 }

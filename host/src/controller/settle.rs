@@ -3,12 +3,11 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use rand::Rng;
-
 use crate::{
+    ambient::{chance, now},
     channel::{Delivery, Intake},
     config,
     controller::{
@@ -19,17 +18,20 @@ use crate::{
     },
     health::Health,
     outcome::{Failure, Outcome},
+    planted::{Mistake, is_planted},
     plugin::{Call, Finished, Handler},
     receipt::{Answer, Cause},
     shutdown::ledger::{Ledgers, Tally},
-    store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, OrderKey, Read, Store, StoreError, Task, Verdict},
+    store::{Attempt, CallId, Claim, Commit, Committed, Effects, OrderKey, Read, Store, StoreError, Task, Verdict},
 };
 
 /// How long after the store failed an event comes again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How much too early a planted mistake answers.
+pub(crate) const MISTAKEN: Duration = Duration::from_millis(300);
 
 /// What became of one call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settled {
     pub(crate) tally: Tally,
     pub(crate) answer: Answer,
@@ -70,6 +72,10 @@ impl Settler {
                 if joint.task.is_none() && effects.is_empty() && keep.is_none() && call.fence.is_none() {
                     // Nothing to write: a pure pipeline never waits for the store.
                     return Some(done);
+                }
+                if is_planted(Mistake::AckBeforeCommit) {
+                    joint.answer_too_early();
+                    tokio::time::sleep(MISTAKEN).await;
                 }
                 let groups: Vec<Group> = effects.emits.iter().flat_map(accept::groups).collect();
                 match self.commit(joint, call, Verdict::Done { effects, keep }).await {
@@ -152,6 +158,12 @@ impl Settler {
                 self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(OrderKey::of(&call.id, order));
             }
             (Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }, Settled { tally: Tally::Parked, answer })
+        };
+        let (verdict, settled) = if is_planted(Mistake::CommitPastFailure) {
+            let answer = Answer::Done { response: None };
+            (Verdict::Done { effects: Effects::default(), keep: None }, Settled { tally: Tally::Done, answer })
+        } else {
+            (verdict, settled)
         };
         match self.commit(joint, call, verdict).await {
             Ok(Committed::Fenced) => self.was_fenced(joint, call),
@@ -329,11 +341,7 @@ fn group_of(id: &CallId) -> Group {
 /// Exponential, from the shortest to the longest wait, less up to half of it by chance: those who failed together do not come again together.
 fn backoff(retry: &config::Retry, attempt: u32) -> Duration {
     let wait = retry.min.saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1))).min(retry.max);
-    wait.mul_f64(rand::rng().random_range(0.5..=1.0))
-}
-
-pub(crate) fn now() -> Millis {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    wait.mul_f64(0.5 + chance() / 2.0)
 }
 
 #[cfg(test)]

@@ -112,6 +112,8 @@ impl Loader {
             store: self.store.clone(),
             heavy: AtomicBool::new(false),
             engine: self.engine.clone(),
+            #[cfg(test)]
+            stand_in: None,
         });
         if let Some(script) = script {
             task::spawn("snapshot", take_over(self.clone(), handler.clone(), script));

@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{PublishError, Publisher, subscriber};
 use crate::{
+    ambient::now,
     config::SinkConfig,
     controller::{
         bell::Bell,
         generation::EMIT,
-        settle::{Settler, now},
+        settle::Settler,
     },
     health::Health,
     source::backoff::Backoff,

@@ -3,18 +3,20 @@
 //! A task is claimed only with a credit in hand, so that what the host holds stays bounded and one group's flood leaves room for every other.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ambient::now,
     channel::{ControlSender, Credit, Credits, Delivery, Intake, Origin},
     controller::{
         bell::{Bell, Group},
-        settle::{Settler, now},
+        settle::Settler,
     },
     receipt::Receipt,
     shutdown::ledger::Tally,
@@ -51,6 +53,7 @@ impl TaskFeeder {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.stopping.cancelled() => return,
                 () = self.bell.rung() => {}
                 () = tokio::time::sleep(wait) => state.due = true,
@@ -133,6 +136,7 @@ impl TaskFeeder {
             }
             let ended = self.deliver(task, credit).await;
             tokio::select! {
+                biased;
                 _ = ended.answer() => {}
                 () = self.stopping.cancelled() => return Ok(()),
             }
@@ -149,7 +153,7 @@ impl TaskFeeder {
     }
 
     /// Every group that has tasks which are due.
-    async fn waiting_groups(&self) -> Result<HashSet<Group>, StoreError> {
+    async fn waiting_groups(&self) -> Result<BTreeSet<Group>, StoreError> {
         let depths = self.store.depths().await?;
         let group = |d: crate::store::Depth| Group { tenant: d.tenant, source: d.source.into(), handler: d.handler.into() };
         // Sinks feed themselves.
@@ -166,7 +170,7 @@ pub(crate) struct FeederState {
     /// Every task that was due then has been looked at since.
     looked: Millis,
     /// Groups that may have tasks to claim.
-    dirty: HashSet<Group>,
+    dirty: BTreeSet<Group>,
     credits: HashMap<Group, Credits>,
     suspects: VecDeque<(Task, Credit)>,
 }

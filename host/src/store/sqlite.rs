@@ -34,6 +34,8 @@ mod readers;
 mod rows;
 mod schema;
 mod settle;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod source_state;
 mod task;
 #[cfg(test)]

@@ -37,6 +37,8 @@ mod offsets;
 mod partitions;
 mod probe;
 mod rebalance;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod taken;
 
 type Consumer = StreamConsumer<rebalance::Context>;

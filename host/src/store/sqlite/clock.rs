@@ -2,10 +2,10 @@
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use crate::store::Millis;
+use crate::{ambient, store::Millis};
 
 /// Milliseconds since the Unix epoch that never go back while the process lives, whatever is done to the system's clock.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub(super) struct Clock(AtomicI64);
 
 impl Clock {
     pub(super) fn now(&self) -> Millis {
-        let now = millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let now = ambient::now();
         self.0.fetch_max(now, Ordering::Relaxed).max(now)
     }
 

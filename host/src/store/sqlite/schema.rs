@@ -34,15 +34,30 @@ pub(super) fn open(path: &Path, durable: bool) -> Result<(Connection, u64), Stor
     )?;
     connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "OFF" })?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    let start_number = {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        migrate(&transaction, version)?;
-        recover(&transaction)?;
-        let number = begin(&transaction)?;
-        transaction.commit()?;
-        number
-    };
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    migrate(&transaction, version)?;
+    let start_number = begin(&transaction)?;
+    transaction.commit()?;
     Ok((connection, start_number))
+}
+
+/// The newest schema in an empty database.
+#[cfg(test)]
+pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    let transaction = connection.transaction()?;
+    migrate(&transaction, 0)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// A new start on a store that is open already. Its number.
+#[cfg(test)]
+pub(super) fn begin_start(connection: &mut Connection) -> Result<u64, StoreError> {
+    let transaction = connection.transaction()?;
+    let number = begin(&transaction)?;
+    transaction.commit()?;
+    Ok(number)
 }
 
 /// A connection that reads.
@@ -92,7 +107,9 @@ fn recover(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Begin a new start. Its number.
 fn begin(transaction: &Transaction<'_>) -> Result<u64, StoreError> {
+    recover(transaction)?;
     transaction.execute("UPDATE meta SET value = 0 WHERE name = 'clean'", [])?;
     let number: i64 =
         transaction.query_row("UPDATE meta SET value = value + 1 WHERE name = 'start_number' RETURNING value", [], |row| row.get(0))?;

@@ -1,0 +1,186 @@
+//! A host in the world: what `host.rs` puts together, without what listens and without what loads code.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Host, Stopped,
+    channel::{Credits, Origin, control_channel},
+    config::Unmatched,
+    controller::{
+        Commands, Controller,
+        accept::{DurableIntake, Router},
+        bell::Bell,
+        generation::{EMIT, Generation, Policy},
+        settle::Settler,
+    },
+    health::{Health, Phase},
+    listener::{Routes, serve::Stop},
+    shutdown::{Running, Takedown, ledger::Ledgers},
+    simulator::{
+        guests,
+        sources::{Posts, Table},
+        world::{Alive, World},
+    },
+    source::{
+        Source, SourceContext,
+        queue::kafka::simulated::{Broker, Consumer},
+        supervise,
+        tasks::{FeederState, TaskFeeder},
+    },
+    store::{Store, sqlite::simulated::SimulatedStore},
+    task,
+    tenant::Tenant,
+};
+
+/// What waits outside the host.
+pub(super) struct Outdoors {
+    pub(super) broker: Arc<Broker>,
+    pub(super) posts: Arc<super::sources::Outside>,
+    pub(super) table: Arc<super::sources::Outside>,
+}
+
+/// One start of the host.
+pub(super) struct Start {
+    host: Host,
+    alive: Alive,
+    pub(super) store: Arc<dyn Store>,
+}
+
+impl Start {
+    pub(super) async fn boot(world: &Arc<World>, outdoors: &Outdoors) -> Result<Self, String> {
+        let store = SimulatedStore::open(world.disk.clone(), world.clone()).map_err(|error| error.to_string())?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let alive = Alive::new();
+        let (health, ledgers, bell) = (Health::default(), Ledgers::default(), Bell::default());
+        let mut takedown = Takedown::default();
+        let emitted = Policy { unmatched: Unmatched::DeadLetter, backlog: Some(1_000) };
+        let policies = HashMap::from([((Tenant::default(), Arc::from(EMIT)), emitted)]);
+        let handlers = guests::handlers(world, &store, &alive);
+        let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies, Vec::new())));
+        let router = Router { generation: generation.clone() };
+        let orders = store.orders().await.unwrap_or_default();
+        let settler = Arc::new(Settler {
+            store: store.clone(),
+            ledgers: ledgers.clone(),
+            health: health.clone(),
+            bell: bell.clone(),
+            router: router.clone(),
+            returned: Default::default(),
+            parked: Mutex::new(orders.into_iter().collect()),
+        });
+        let in_flight = usize::try_from(world.draw(1..9)).unwrap_or(1);
+        let credits = in_flight * 40;
+        let (control, receiver) = control_channel(credits);
+        let (commands, asked) = Commands::new();
+        let (cut, calls) = (CancellationToken::new(), TaskTracker::new());
+        let controller = Controller {
+            control: receiver,
+            commands: asked,
+            generation,
+            settler: settler.clone(),
+            ledgers: ledgers.clone(),
+            concurrency: usize::try_from(world.draw(1..9)).unwrap_or(1),
+            credits,
+            start_number: store.start_number(),
+            cut: cut.clone(),
+            calls: calls.clone(),
+        };
+        takedown.token(&cut);
+        let controller = takedown.task(task::spawn("controller", controller.run()));
+        let (stop_listening, stop_admin, stopping) = (Stop::default(), Stop::default(), CancellationToken::new());
+        takedown.token(&stopping);
+        takedown.store(&store);
+        let feeder = TaskFeeder {
+            store: store.clone(),
+            control: control.clone(),
+            settler: settler.clone(),
+            bell: bell.clone(),
+            in_flight,
+            stopping: stopping.clone(),
+        };
+        let mut sources = vec![("tasks".to_owned(), takedown.task(task::spawn("tasks", feeder.run(FeederState::default()))))];
+        let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
+        for (name, source) in outside(world, outdoors, &alive) {
+            let context = SourceContext {
+                origin: Origin { tenant: Tenant::default(), source: name.into(), kind: source.kind().into() },
+                control: control.clone(),
+                credits: Credits::new(in_flight),
+                acceptor: acceptor.clone(),
+                store: store.clone(),
+                routes: Routes::default(),
+                health: health.clone(),
+                stopping: stopping.clone(),
+            };
+            health.expect(context.origin());
+            sources.push((name.to_owned(), takedown.task(task::spawn("source", supervise::supervise(source, context)))));
+        }
+        health.enter(Phase::Running);
+        let until = |token: CancellationToken| task::spawn("listener", async move { token.cancelled().await });
+        let running = Running {
+            health,
+            ledgers,
+            store: store.clone(),
+            settler,
+            commands,
+            stopping: stopping.clone(),
+            controller,
+            listener: until(stop_listening.graceful.clone()),
+            admin: until(stop_admin.graceful.clone()),
+            stop_listening,
+            stop_admin,
+            takedown,
+            cut,
+            calls,
+            control_socket: None,
+            sources,
+            stop_sinks: CancellationToken::new(),
+            sinks: Vec::new(),
+            keeper: until(stopping),
+            routes: Routes::default(),
+            listen_address: ([127, 0, 0, 1], 0).into(),
+            admin_address: ([127, 0, 0, 1], 0).into(),
+            drain_deadline: Some(Duration::from_millis(world.draw(1..10_000))),
+            drain_delay: Duration::ZERO,
+        };
+        Ok(Self { host: Host { running }, alive, store })
+    }
+
+    /// The end of the process.
+    pub(super) fn kill(self) {
+        self.alive.end();
+        drop(self.host);
+    }
+
+    /// A graceful stop, with or without a second signal.
+    pub(super) async fn stop(self, hurry: Option<Duration>) -> Stopped {
+        let signal = CancellationToken::new();
+        let stop = self.host.shutdown_with(signal.clone());
+        let Some(hurry) = hurry else { return stop.await };
+        let second = async {
+            tokio::time::sleep(hurry).await;
+            signal.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            stopped = stop => stopped,
+            () = second => unreachable!("it waits for ever"),
+        }
+    }
+}
+
+fn outside(world: &Arc<World>, outdoors: &Outdoors, alive: &Alive) -> [(&'static str, Arc<dyn Source>); 3] {
+    let (world, alive) = (world.clone(), alive.clone());
+    [
+        ("broker", Arc::new(Consumer { broker: outdoors.broker.clone(), chance: world.clone(), alive: alive.flag() })),
+        ("posts", Arc::new(Posts { outside: outdoors.posts.clone(), world: world.clone(), alive: alive.clone() })),
+        ("table", Arc::new(Table { outside: outdoors.table.clone(), world, alive })),
+    ]
+}
