@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod crash_test;
 mod dead_letters;
 mod new;
 mod run;
@@ -38,6 +39,8 @@ enum Command {
     Status(status::Status),
     /// Look at, replay or purge dead letters
     DeadLetters(dead_letters::DeadLetters),
+    /// Run a configuration under load while its host is killed, stopped and cut from its databases
+    CrashTest(crash_test::CrashTest),
     /// Print the JSON Schema of koksmat.toml
     Schema,
 }
@@ -92,6 +95,7 @@ impl Arguments {
             Command::New(new) => new.run(),
             Command::Status(status) => status.run().await,
             Command::DeadLetters(dead_letters) => dead_letters.run().await,
+            Command::CrashTest(crash_test) => crash_test.run().await,
             Command::Schema => schema::print(),
         }
     }

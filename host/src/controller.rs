@@ -132,7 +132,7 @@ impl Controller {
             };
             match control {
                 Control::Deliveries => batch.drain(..).for_each(|delivery| self.receive(delivery, &mut dispatcher, returning)),
-                Control::Finished(slot) => dispatcher.finished(&slot),
+                Control::Finished(slot) => dispatcher.finished(slot),
                 Control::Command(Command::Status(answer)) => drop(answer.send(dispatcher.status())),
                 Control::Command(Command::Return(answer)) => {
                     returning = true;
@@ -171,6 +171,9 @@ impl Controller {
         };
         if is_planted(Mistake::DroppedHandler) {
             routed.truncate(1);
+        }
+        if let Intake::Direct { place: Some(place) } = &delivery.intake {
+            dispatcher.has_come(place, |handler| routed.iter().any(|routed| routed.handler.config.name == handler));
         }
         if routed.is_empty() {
             match (&delivery.intake, generation.unmatched(&delivery.origin)) {

@@ -4,11 +4,7 @@
 //! end, by this host's own monotonic clock: whatever the clocks say, it is not in the lane when another is. What it writes under its
 //! [`Fence`] happens only while the lane is its own.
 
-use std::{
-    future::Future,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 

@@ -22,13 +22,13 @@ use std::{
 
 use crate::planted::{Mistake, plant};
 
-/// Run the history of one seed. What was wrong in the end, if anything.
-fn run(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
+/// The history of one seed: what happened, and what was wrong in the end, if anything.
+fn run(seed: u64, mistake: Option<Mistake>) -> (Vec<String>, Result<(), String>) {
     plant(mistake);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|e| e.to_string())?;
-    let violated = runtime.block_on(history::run(seed));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let history = runtime.block_on(history::of(seed));
     plant(None);
-    violated
+    history
 }
 
 /// Run the histories of seeds `0..seeds` on every core. The first that went wrong, and what was wrong.
@@ -41,7 +41,7 @@ fn run_all(seeds: u64, mistake: Option<Mistake>) -> Option<(u64, String)> {
             if seed >= seeds || first.load(Ordering::Relaxed) < seed {
                 return found;
             }
-            if let Err(violated) = run(seed, mistake) {
+            if let (_, Err(violated)) = run(seed, mistake) {
                 first.fetch_min(seed, Ordering::Relaxed);
                 found = Some((seed, violated));
             }
@@ -61,27 +61,18 @@ fn seeds() -> u64 {
 
 #[test]
 fn whatever_happens_when_nothing_is_lost_double_or_out_of_order() {
-    // One seed again: KOKSMAT_SEED=17 cargo test -p koksmat --lib simulator -- --nocapture
-    if let Ok(seed) = std::env::var("KOKSMAT_SEED") {
-        let seed = seed.parse().expect("KOKSMAT_SEED is a number");
-        assert_eq!(run(seed, None), Ok(()));
-        return;
-    }
     if let Some((seed, violated)) = run_all(seeds(), None) {
-        panic!("seed {seed}: {violated}");
+        let history = run(seed, None).0.join("\n");
+        panic!("the history of seed {seed}:\n{history}\n\nseed {seed}: {violated}");
     }
 }
 
 #[test]
 fn one_seed_is_one_history() {
     for seed in 0..20 {
-        let histories: Vec<_> = (0..2)
-            .map(|_| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-                runtime.block_on(history::trace(seed))
-            })
-            .collect();
-        assert!(histories[0] == histories[1], "seed {seed} had two histories");
+        let [(one, _), (other, _)] = [run(seed, None), run(seed, None)];
+        let differs = one.iter().zip(&other).find(|(one, other)| one != other);
+        assert_eq!((differs, one.len()), (None, other.len()), "seed {seed} had two histories");
     }
 }
 
@@ -89,8 +80,6 @@ fn one_seed_is_one_history() {
 fn every_planted_mistake_is_found() {
     use Mistake::{AckBeforeCommit, CommitPastFailure, DoubleSettle, DroppedHandler, EarlyLaneRelease, LostWakeUp};
     for mistake in [AckBeforeCommit, CommitPastFailure, LostWakeUp, DoubleSettle, EarlyLaneRelease, DroppedHandler] {
-        let found = run_all(1_000, Some(mistake));
-        let (seed, violated) = found.unwrap_or_else(|| panic!("{mistake:?} was not found"));
-        println!("{mistake:?}: seed {seed}: {violated}");
+        assert!(run_all(1_000, Some(mistake)).is_some(), "{mistake:?} was not found");
     }
 }

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    channel::InOrder,
     controller::{
         Status,
         atomic::{Lanes, Scope},
@@ -33,6 +34,9 @@ pub(crate) struct Slot {
     handler: Arc<str>,
     lane: Option<Scope>,
     order: Option<OrderKey>,
+    place: Option<InOrder>,
+    /// The call was not settled, and its event comes again.
+    returned: bool,
 }
 
 /// A call that was given a slot.
@@ -45,21 +49,33 @@ pub(crate) struct Started {
 impl Started {
     /// Run the call to its end; the slot is free when this returns, is dropped, or panics.
     pub(crate) async fn run(self, settler: Arc<Settler>, cut: CancellationToken) {
-        let _slot = (!is_planted(Mistake::EarlyLaneRelease)).then_some(self.slot);
-        self.call.run(settler, self.fencing_token, cut).await;
+        let mut slot = self.slot;
+        if is_planted(Mistake::EarlyLaneRelease) {
+            slot.give_back(false);
+        }
+        let returned = self.call.run(settler, self.fencing_token, cut).await;
+        slot.give_back(returned);
     }
 }
 
 /// Tells the loop that a slot is free, whatever became of the call.
 struct SlotGuard {
-    slot: Slot,
+    slot: Option<Slot>,
     finished: mpsc::Sender<Slot>,
+}
+
+impl SlotGuard {
+    fn give_back(&mut self, returned: bool) {
+        if let Some(slot) = self.slot.take() {
+            // There is room for every call that can run at once.
+            let _ = self.finished.try_send(Slot { returned, ..slot });
+        }
+    }
 }
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
-        // There is room for every call that can run at once.
-        let _ = self.finished.try_send(self.slot.clone());
+        self.give_back(true);
     }
 }
 
@@ -98,6 +114,11 @@ impl Dispatcher {
         if let Some(call) = self.orders.enter(call) {
             self.stand_in_line(call);
         }
+    }
+
+    /// An event has come, and only these handlers want it.
+    pub(crate) fn has_come(&mut self, place: &InOrder, wanted_by: impl Fn(&str) -> bool) {
+        self.orders.has_come(place, wanted_by);
     }
 
     fn stand_in_line(&mut self, call: CallInLine) {
@@ -143,11 +164,12 @@ impl Dispatcher {
                 None => self.line(&place.line.clone(), place.at),
             }
         }
-        let slot = Slot { tenant: call.tenant().clone(), handler: call.handler_name().clone(), lane, order: call.order() };
+        let (order, place) = (call.order(), call.place().cloned());
+        let slot = Slot { tenant: call.tenant().clone(), handler: call.handler_name().clone(), lane, order, place, returned: true };
         if call.concurrency().is_some() {
             *self.running_of.entry((slot.tenant.clone(), slot.handler.clone())).or_default() += 1;
         }
-        Started { call, fencing_token, slot: SlotGuard { slot, finished: self.finished.clone() } }
+        Started { call, fencing_token, slot: SlotGuard { slot: Some(slot), finished: self.finished.clone() } }
     }
 
     /// A new line. Those of assignments that have ended are forgotten now and then: the bound is far above what one host is assigned.
@@ -160,9 +182,15 @@ impl Dispatcher {
     }
 
     /// A call has settled.
-    pub(crate) fn finished(&mut self, slot: &Slot) {
-        if let Some(next) = slot.order.as_ref().and_then(|order| self.orders.leave(order)) {
-            self.stand_in_line(next);
+    pub(crate) fn finished(&mut self, slot: Slot) {
+        match &slot.order {
+            Some(order) if slot.returned => self.orders.come_again(order, slot.place),
+            Some(order) => {
+                if let Some(next) = self.orders.leave(order) {
+                    self.stand_in_line(next);
+                }
+            }
+            None => {}
         }
         match &slot.lane {
             Some(scope) => {
@@ -171,7 +199,7 @@ impl Dispatcher {
             }
             None => self.plain_running -= 1,
         }
-        let key = (slot.tenant.clone(), slot.handler.clone());
+        let key = (slot.tenant, slot.handler);
         if let Some(running) = self.running_of.get_mut(&key) {
             *running -= 1;
             if *running == 0 {

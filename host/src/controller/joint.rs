@@ -165,8 +165,9 @@ impl CallInLine {
         self.routed.handler.config.concurrency
     }
 
-    /// Call the handler until it is settled: a call that was overtaken runs again, which is no attempt.
-    pub(crate) async fn run(mut self, settler: Arc<Settler>, fencing_token: Option<u64>, cut: CancellationToken) {
+    /// Call the handler until it is settled: a call that was overtaken runs again, which is no attempt. Whether it was not, and its event
+    /// comes again by itself.
+    pub(crate) async fn run(mut self, settler: Arc<Settler>, fencing_token: Option<u64>, cut: CancellationToken) -> bool {
         self.started = true;
         let id = CallId {
             tenant: self.joint.origin.tenant.clone(),
@@ -175,15 +176,14 @@ impl CallInLine {
             handler: self.handler.clone(),
         };
         if self.joint.task.is_none() && settler.settled_before(&id, &self.routed.handler).await {
-            self.end(Settled { tally: Tally::Done, answer: Answer::Done { response: None } });
-            return;
+            return self.end(Settled { tally: Tally::Done, answer: Answer::Done { response: None } });
         }
         // Where hosts share the lane, its epoch is the token: it grows whichever host is in it.
         let lane = if self.routed.atomic && settler.store.shared() {
             tokio::select! {
                 biased;
                 lane = lane::enter(&settler.store, GLOBAL) => Some(lane),
-                () = cut.cancelled() => return,
+                () = cut.cancelled() => return true,
             }
         } else {
             None
@@ -206,8 +206,7 @@ impl CallInLine {
             None => None,
         };
         if let Some(settled) = behind {
-            self.end(settled);
-            return;
+            return self.end(settled);
         }
         let handler = self.routed.handler.clone();
         let mut lost = pin!(match &lane {
@@ -220,11 +219,11 @@ impl CallInLine {
                 finished = handler.call(call.clone()) => finished,
                 () = cut.cancelled() => {
                     settler.was_cut(&call);
-                    return;
+                    return true;
                 }
                 () = &mut lost => {
                     settler.lane_lost(&call);
-                    return;
+                    return true;
                 }
             };
             let touched = (overtaken >= OVERTAKEN_BEFORE_HOLD - 1).then(|| settler.touched_keys(&finished));
@@ -233,21 +232,24 @@ impl CallInLine {
                 if settled.tally != Tally::Returned && !self.joint.reply {
                     lane.into_iter().for_each(Inside::left);
                 }
-                self.end(settled);
-                return;
+                return self.end(settled);
             }
             if let Some(keys) = touched {
                 settler.hold(&call, keys, handler.config.timeout).await;
             }
         }
+        true
     }
 
-    fn end(&mut self, settled: Settled) {
+    fn end(&mut self, settled: Settled) -> bool {
         self.ended = true;
+        // Who waits for an answer sends again by himself, or does not.
+        let returned = settled.tally == Tally::Returned && !self.joint.reply;
         if is_planted(Mistake::DoubleSettle) {
             self.joint.end(settled.clone());
         }
         self.joint.end(settled);
+        returned
     }
 }
 

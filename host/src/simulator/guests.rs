@@ -106,9 +106,20 @@ impl StandIn for Guest {
                 Ok(()) if self.world.strikes(0.03) => (Outcome::Reject { reason: "never".into() }, None),
                 Ok(()) => (Outcome::Done(Response::default()), None),
             };
+            if self.alive.is() {
+                self.world.note(format_args!("{} {}, attempt {}: {}", self.kind.name(), call.event.id, call.attempt, named(&outcome)));
+            }
             let Did { reads, writes, emissions } = did;
             Finished { outcome, failure, reads, writes, emissions, overtaken: false, holds: false, took: Duration::ZERO }
         })
+    }
+}
+
+fn named(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done(_) => "done",
+        Outcome::Retry { .. } => "retry",
+        Outcome::Reject { .. } => "reject",
     }
 }
 

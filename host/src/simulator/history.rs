@@ -21,23 +21,14 @@ const KEYS: u64 = 3;
 /// By then everything is handled, once nothing goes wrong any more. The store is looked at without a ring every 30 s only.
 const CALM: Duration = Duration::from_secs(20);
 
-/// The history of a seed. What was wrong in the end, if anything.
-pub(super) async fn run(seed: u64) -> Result<(), String> {
-    of(seed).await.1
-}
-
-/// What happened in the history of a seed.
-pub(super) async fn trace(seed: u64) -> Vec<String> {
-    of(seed).await.0.trace()
-}
-
-async fn of(seed: u64) -> (Arc<World>, Result<(), String>) {
+/// The history of a seed: what happened, and what was wrong in the end, if anything.
+pub(super) async fn of(seed: u64) -> (Vec<String>, Result<(), String>) {
     let _surroundings = Surroundings::begin(seed);
     let world = World::new(seed);
     let partitions = usize::try_from(PARTITIONS).unwrap_or(1);
     let outdoors = Outdoors { broker: Arc::new(Broker::new(partitions)), posts: Arc::default(), table: Arc::default() };
-    let happened = happen(&world, &outdoors).await;
-    (world, happened)
+    let ended = happen(&world, &outdoors).await;
+    (world.trace(), ended)
 }
 
 async fn happen(world: &Arc<World>, outdoors: &Outdoors) -> Result<(), String> {
@@ -62,7 +53,7 @@ async fn happen(world: &Arc<World>, outdoors: &Outdoors) -> Result<(), String> {
                 let hurry = (choice == 2).then(|| Duration::from_millis(world.draw(0..500)));
                 let stopped = start.stop(hurry).await;
                 world.note(format_args!("stopped: {}", stopped.line()));
-                verdict::of_stop(&stopped, hurry.is_some())?;
+                verdict::of_stop(&stopped)?;
             }
         }
         outdoors.posts.forgotten();
@@ -84,7 +75,7 @@ async fn happen(world: &Arc<World>, outdoors: &Outdoors) -> Result<(), String> {
     if let Some(waits) = waits {
         return Err(format!("not handled within {CALM:?} of calm: {waits}"));
     }
-    verdict::of_stop(&stopped, false)?;
+    verdict::of_stop(&stopped)?;
     if stopped.exit_code() != 0 {
         return Err(format!("a stop with nothing to do ends with {}", stopped.exit_code()));
     }

@@ -16,8 +16,8 @@ use crate::{
     tenant::Tenant,
 };
 
-/// A stop accounts for everything, and cuts calls only at its deadline or a second signal.
-pub(super) fn of_stop(stopped: &Stopped, _hurried: bool) -> Result<(), String> {
+/// A stop accounts for everything, and no source ignores it.
+pub(super) fn of_stop(stopped: &Stopped) -> Result<(), String> {
     if !stopped.ledger.balanced {
         return Err(format!("the ledger does not balance: {}", stopped.line()));
     }
@@ -111,7 +111,7 @@ pub(super) fn judge(outdoors: &Outdoors, found: &Found) -> Result<(), String> {
     }
     let done = found.keyvalue.iter().filter(|(key, _)| key.starts_with("count/atomic/")).count();
     if found.number("atomic") != i64::try_from(done).unwrap_or(i64::MAX) {
-        return Err(format!("{done} atomic calls made {} of 0: they overlapped", found.number("atomic")));
+        return Err(format!("{done} atomic calls counted to {}: they overlapped", found.number("atomic")));
     }
     in_order(&messages, found)
 }

@@ -89,10 +89,7 @@ impl World {
     /// Note what happened.
     pub(super) fn note(&self, what: impl std::fmt::Display) {
         let at = crate::ambient::now() % 1_000_000_000;
-        if std::env::var_os("KOKSMAT_SEED").is_some() {
-            println!("{at:>9} {what}");
-        }
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{at} {what}"));
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{at:>9} {what}"));
     }
 
     pub(super) fn trace(&self) -> Vec<String> {

@@ -9,11 +9,7 @@ use super::{PublishError, Publisher, subscriber};
 use crate::{
     ambient::now,
     config::SinkConfig,
-    controller::{
-        bell::Bell,
-        generation::EMIT,
-        settle::Settler,
-    },
+    controller::{bell::Bell, generation::EMIT, settle::Settler},
     health::Health,
     source::backoff::Backoff,
     store::{Attempt, CallId, Claim, Commit, Effects, Store, StoreError, Task, Verdict, Want},

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     store::{Holder, Read},
@@ -23,7 +23,7 @@ pub(crate) struct Holds {
     /// In the order of asking.
     entries: Mutex<Vec<Entry>>,
     /// Says that an entry is gone.
-    changed: watch::Sender<u64>,
+    changed: Notify,
 }
 
 /// One holder's keys: held as soon as no earlier entry overlaps. All at once, so that nobody holds some and waits for others.
@@ -62,7 +62,7 @@ impl Holds {
     /// Let go of what a holder has or asks for.
     pub(crate) fn release(&self, holder: Holder) {
         remove(&mut self.lock(), holder);
-        self.changed.send_modify(|changes| *changes += 1);
+        self.changed.notify_waiters();
     }
 
     /// Wait until nobody else holds any of the keys. By then somebody may: [`pass`](Self::pass) says.
@@ -70,9 +70,10 @@ impl Holds {
     /// A commit whose holder and those it waits for would wait for each other lets go of its own hold, so that the others go on.
     pub(crate) async fn wait(&self, holder: Option<Holder>, tenant: &Tenant, keys: &[String]) {
         loop {
-            let mut changed = self.changed.subscribe();
+            // From here on no change is missed.
+            let changed = self.changed.notified();
             let Some(until) = self.blocked(holder, tenant, keys) else { return };
-            let _ = tokio::time::timeout_at(until.into(), changed.changed()).await;
+            let _ = tokio::time::timeout_at(until, changed).await;
         }
     }
 
@@ -86,7 +87,7 @@ impl Holds {
         if let Some(holder) = holder
             && remove(&mut entries, holder)
         {
-            self.changed.send_modify(|changes| *changes += 1);
+            self.changed.notify_waiters();
         }
         Some(Passage { _entries: entries })
     }
@@ -99,7 +100,7 @@ impl Holds {
             let waits_for: Vec<Holder> = blockers(&entries, holder, tenant, keys).map(|entry| entry.holder).collect();
             if circle(&entries, &waits_for, entries[own].holder) {
                 entries.remove(own);
-                self.changed.send_modify(|changes| *changes += 1);
+                self.changed.notify_waiters();
             } else {
                 entries[own].waits_for = waits_for;
             }
@@ -135,7 +136,7 @@ impl Request<'_> {
     /// Wait until the keys are held. `false`: the time passed before. Cancel safe.
     pub(crate) async fn held(&self) -> bool {
         loop {
-            let mut changed = self.holds.changed.subscribe();
+            let changed = self.holds.changed.notified();
             let wake = {
                 let mut entries = self.holds.lock();
                 let Some(own) = entries.iter().position(|entry| entry.holder == self.holder) else { return false };
@@ -148,7 +149,7 @@ impl Request<'_> {
                     Some(until) => until.min(self.until),
                 }
             };
-            let _ = tokio::time::timeout_at(wake.into(), changed.changed()).await;
+            let _ = tokio::time::timeout_at(wake, changed).await;
         }
     }
 
