@@ -4,6 +4,7 @@ use std::{
     path::Path,
     process::Stdio,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -63,8 +64,16 @@ pub fn binary() -> std::path::PathBuf {
 
 /// `koksmat ARGUMENTS`, to its end.
 pub async fn koksmat(folder: &Path, arguments: &[&str]) -> Ended {
-    let output = Command::new(binary()).args(arguments).current_dir(folder).kill_on_drop(true).output();
-    let output = crate::within(&format!("koksmat {}", arguments.join(" ")), output).await.unwrap();
+    koksmat_with(folder, arguments, &[], crate::PATIENCE).await
+}
+
+/// The same with these environment variables, for a command that may take so long.
+pub async fn koksmat_with(folder: &Path, arguments: &[&str], environment: &[(&str, &str)], patience: Duration) -> Ended {
+    let mut command = Command::new(binary());
+    let output = command.args(arguments).envs(environment.iter().copied()).current_dir(folder).kill_on_drop(true).output();
+    let what = arguments.join(" ");
+    let output = tokio::time::timeout(patience, output).await.unwrap_or_else(|_| panic!("koksmat {what} took longer than {patience:?}"));
+    let output = output.unwrap();
     Ended {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use sqlx::{PgConnection, Row as _};
@@ -59,7 +60,7 @@ pub(super) async fn accept<'a>(tx: &mut Tx<'_>, lists: &[&'a [Acceptance]]) -> R
             } else if !room.is_left_for(tx, acceptance).await? {
                 Accepted::Full
             } else {
-                room.take(acceptance);
+                room.take(tx, acceptance);
                 new.push(acceptance);
                 if let Some(key) = key_of(acceptance) {
                     known.insert(key, acceptance.event.id.clone());
@@ -288,17 +289,54 @@ impl<'a> Room<'a> {
         let Acceptance { tenant, source, backlog: Some(bound), .. } = acceptance else { return Ok(true) };
         let tasks = self.of(acceptance);
         if *bound > tasks.stored.1 {
-            tasks.stored = (backlog(tx.connection, tenant, source, Some(*bound)).await?, *bound);
+            tasks.stored = (tx.backlogs.count(tx.connection, tenant, source, *bound).await?, *bound);
         }
         Ok(tasks.stored.0 + tasks.new < *bound)
     }
 
-    fn take(&mut self, acceptance: &'a Acceptance) {
-        self.of(acceptance).new += acceptance.handlers.len() as u64;
+    fn take(&mut self, tx: &mut Tx<'_>, acceptance: &'a Acceptance) {
+        let tasks = acceptance.handlers.len() as u64;
+        self.of(acceptance).new += tasks;
+        tx.backlogs.add(&acceptance.tenant, &acceptance.source, tasks);
     }
 
     fn of(&mut self, acceptance: &'a Acceptance) -> &mut Tasks {
         self.of.entry((acceptance.tenant.as_str(), &*acceptance.source)).or_default()
+    }
+}
+
+/// How long the backlogs were when they were counted last, and what was added here since: counting costs the more the longer they are.
+#[derive(Debug, Default)]
+pub(super) struct Backlogs {
+    of: HashMap<Tenant, HashMap<Arc<str>, Backlog>>,
+}
+
+#[derive(Debug)]
+struct Backlog {
+    at_most: u64,
+    counted: Instant,
+}
+
+impl Backlogs {
+    /// How long a count is good for, as long as there is plenty of room: other hosts add too.
+    const GOOD: Duration = Duration::from_secs(1);
+
+    /// How many tasks of a source are not settled, at most; more than `bound` are not counted.
+    async fn count(&mut self, connection: &mut PgConnection, tenant: &Tenant, source: &Arc<str>, bound: u64) -> sqlx::Result<u64> {
+        let known = self.of.get(tenant).and_then(|of| of.get(source));
+        if let Some(known) = known.filter(|known| known.at_most < bound / 2 && known.counted.elapsed() < Self::GOOD) {
+            return Ok(known.at_most);
+        }
+        let counted = Instant::now();
+        let at_most = backlog(connection, tenant, source, Some(bound)).await?;
+        self.of.entry(tenant.clone()).or_default().insert(source.clone(), Backlog { at_most, counted });
+        Ok(at_most)
+    }
+
+    fn add(&mut self, tenant: &Tenant, source: &Arc<str>, tasks: u64) {
+        if let Some(backlog) = self.of.get_mut(tenant).and_then(|of| of.get_mut(source)) {
+            backlog.at_most += tasks;
+        }
     }
 }
 

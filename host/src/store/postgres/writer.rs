@@ -16,7 +16,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Clock, accept, connect::Connect, lane, locks::Locks};
+use super::{
+    Clock,
+    accept::{self, Backlogs},
+    connect::Connect,
+    lane,
+    locks::Locks,
+};
 use crate::{
     store::{Acceptance, Accepted, Fence, Millis, StoreError, stop::Stop},
     task,
@@ -54,6 +60,7 @@ pub(super) struct Tx<'c> {
     pub(super) now: Millis,
     /// How far that is ahead of this host's.
     pub(super) ahead: Millis,
+    pub(super) backlogs: &'c mut Backlogs,
 }
 
 /// The way to the task.
@@ -68,7 +75,7 @@ impl Writer {
     pub(super) fn start(connect: Connect, connection: PgConnection, clock: Arc<Clock>) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (abandoned, stop) = watch::channel(false);
-        let worker = Worker { connect, connection: Some(connection), clock, waiting };
+        let worker = Worker { connect, connection: Some(connection), clock, backlogs: Backlogs::default(), waiting };
         drop(task::spawn("store writer", worker.run(stop)));
         Self { queue, abandoned }
     }
@@ -289,6 +296,7 @@ struct Worker {
     connect: Connect,
     connection: Option<PgConnection>,
     clock: Arc<Clock>,
+    backlogs: Backlogs,
     waiting: mpsc::Receiver<Message>,
 }
 
@@ -356,7 +364,7 @@ impl Worker {
         let lasts = group.iter().any(|member| member.lasts());
         let (mut connection, number) = self.begin(lasts).await.map_err(Failed::All)?;
         let (now, ahead) = (self.clock.now(), self.clock.ahead());
-        let written = match timeout(PATIENCE, write(&mut connection, group, now, ahead)).await {
+        let written = match timeout(PATIENCE, write(&mut connection, &mut self.backlogs, group, now, ahead)).await {
             Ok(written) => written.map_err(Failed::Alone)?,
             Err(_) => return Err(Failed::Alone(StoreError::Other(format!("the database did not answer within {PATIENCE:?}")))),
         };
@@ -432,11 +440,17 @@ async fn begin(connection: &mut PgConnection, lasts: bool) -> sqlx::Result<Strin
 }
 
 /// What a group writes. `false`: nothing.
-async fn write(connection: &mut PgConnection, group: &mut [Box<dyn Member>], now: Millis, ahead: Millis) -> Result<bool, StoreError> {
+async fn write(
+    connection: &mut PgConnection,
+    backlogs: &mut Backlogs,
+    group: &mut [Box<dyn Member>],
+    now: Millis,
+    ahead: Millis,
+) -> Result<bool, StoreError> {
     let mut locks = Locks::default();
     group.iter().for_each(|member| member.lock(&mut locks));
     locks.take(connection).await?;
-    let mut tx = Tx { connection, now, ahead };
+    let mut tx = Tx { connection, now, ahead, backlogs };
     let several = group.len() > 1;
     let mut first = true;
     for member in group {
