@@ -129,6 +129,17 @@ pub enum Accepted {
     Full,
 }
 
+/// Tasks that are claimed together: of one source, for one handler.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Group {
+    /// Whose tasks.
+    pub tenant: Tenant,
+    /// From which source.
+    pub source: Arc<str>,
+    /// For which handler.
+    pub handler: Arc<str>,
+}
+
 /// Tasks to claim: at most `limit` for this (tenant, source, handler).
 #[derive(Debug, Clone)]
 pub struct Want {
@@ -494,6 +505,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Give claims back that were never started: due again at once, no attempt counted. A suspect stays one.
     fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()>;
+
+    /// The groups that have tasks to claim. However many tasks there are, it costs something for each group only.
+    fn claimable(&self) -> StoreFuture<'_, Vec<Group>>;
 
     /// When the first task becomes, or became, due after this time.
     fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>>;

@@ -11,6 +11,7 @@
 
 mod atomic;
 mod crash;
+mod crash_test;
 mod databases;
 mod delivery;
 mod errors;

@@ -20,7 +20,7 @@ use jiff::{Span, SpanRelativeTo};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 
-use self::{cuts::Cuts, feed::Feed, observer::Observer, plan::Plan, verdict::Verdict};
+use self::{cuts::Cuts, faults::Until, feed::Feed, observer::Observer, plan::Plan, verdict::Verdict};
 use super::{Failure, say};
 
 /// The exit code when a promise was not kept.
@@ -40,6 +40,9 @@ pub(crate) struct CrashTest {
     /// How long it is under load: `60s`, `10m`
     #[arg(long, default_value = "60s", value_parser = duration)]
     r#for: Duration,
+    /// Until there were so many kills, stops and cuts, instead of for a time
+    #[arg(long, conflicts_with = "for")]
+    faults: Option<u32>,
     /// Repeat the choices of an earlier test; by default by chance
     #[arg(long)]
     seed: Option<u64>,
@@ -73,12 +76,13 @@ impl CrashTest {
         let observer = Observer::start().await.map_err(Failure::start)?;
         let plan = Plan::of(&self.path, seed, observer.address())?;
         let cuts = Cuts::start(&plan.references).await.map_err(Failure::start)?;
-        progress(format_args!("seed {seed}: {} for {:?}; log: {}", plan.fed_names(), self.r#for, plan.log.display()));
+        let until = self.faults.map_or(Until::Passed(self.r#for), Until::Faults);
+        progress(format_args!("seed {seed}: {} {until}; log: {}", plan.fed_names(), plan.log.display()));
 
         let enough = CancellationToken::new();
         let feed = Feed::start(&plan, self.rate, self.r#type.as_deref(), &data, &enough);
         let mut faults = faults::Faults::new(&plan, &cuts, StdRng::seed_from_u64(seed));
-        let host = faults.rage(self.r#for).await;
+        let host = faults.rage(until).await;
         enough.cancel();
         let fed = feed.stop().await;
         let host = match host {

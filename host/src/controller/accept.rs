@@ -99,10 +99,14 @@ impl Router {
     }
 }
 
+/// A group that was given tasks, and when they become due, if that is later.
+pub(crate) type Ring = (Group, Option<Millis>);
+
 /// The groups that an acceptance gives tasks to.
-pub(crate) fn groups(acceptance: &Acceptance) -> Vec<Group> {
-    let group = |s: &Subscriber| Group { tenant: acceptance.tenant.clone(), source: acceptance.source.clone(), handler: s.handler.clone() };
-    acceptance.handlers.iter().map(group).collect()
+pub(crate) fn rings(acceptance: &Acceptance) -> Vec<Ring> {
+    let Acceptance { tenant, source, .. } = acceptance;
+    let group = |s: &Subscriber| Group { tenant: tenant.clone(), source: source.clone(), handler: s.handler.clone() };
+    acceptance.handlers.iter().map(|subscriber| (group(subscriber), acceptance.due)).collect()
 }
 
 /// What sources see of durable intake.
@@ -118,24 +122,24 @@ impl DurableIntake {
     /// Say that events are accepted before they are: a mistake.
     fn accept_too_late(&self, acceptances: Vec<Acceptance>) -> Vec<Accepted> {
         let accepted = acceptances.iter().map(|acceptance| Accepted::New { id: acceptance.event.id.clone() }).collect();
-        let (store, bell, groups) = (self.store.clone(), self.bell.clone(), acceptances.iter().flat_map(groups).collect::<Vec<_>>());
+        let (store, bell, rings) = (self.store.clone(), self.bell.clone(), acceptances.iter().flat_map(rings).collect::<Vec<_>>());
         task::spawn("late", async move {
             tokio::time::sleep(MISTAKEN).await;
             let _ = store.accept(acceptances).await;
-            groups.into_iter().for_each(|group| bell.ring(group));
+            rings.into_iter().for_each(|(group, due)| bell.ring_for(group, due));
         });
         accepted
     }
 
     /// What became of one event.
-    fn accepted(&self, origin: &Origin, accepted: &Accepted, groups: Vec<Group>) {
+    fn accepted(&self, origin: &Origin, accepted: &Accepted, rings: Vec<Ring>) {
         let Accepted::New { id } = accepted else { return };
         self.health.store_problem(None);
-        if groups.is_empty() && self.router.generation.load().unmatched(origin) == Unmatched::DeadLetter {
+        if rings.is_empty() && self.router.generation.load().unmatched(origin) == Unmatched::DeadLetter {
             tracing::warn!(tenant = %origin.tenant, source = &*origin.source, event = id, "no handler wants the event");
             self.ledgers.unrouted(origin);
         }
-        groups.into_iter().for_each(|group| self.bell.ring(group));
+        rings.into_iter().for_each(|(group, due)| self.bell.ring_for(group, due));
     }
 }
 
@@ -153,13 +157,13 @@ impl Acceptor for DurableIntake {
                 ..self.router.acceptance(origin, Arc::new(event), key, hops)
             };
             let acceptances: Vec<_> = requests.into_iter().map(acceptance).collect();
-            let groups: Vec<Vec<Group>> = acceptances.iter().map(groups).collect();
+            let rings: Vec<Vec<Ring>> = acceptances.iter().map(rings).collect();
             if is_planted(Mistake::AckBeforeCommit) {
                 return Ok(self.accept_too_late(acceptances));
             }
             match self.store.accept(acceptances).await {
                 Ok(accepted) => {
-                    accepted.iter().zip(groups).for_each(|(accepted, groups)| self.accepted(origin, accepted, groups));
+                    accepted.iter().zip(rings).for_each(|(accepted, rings)| self.accepted(origin, accepted, rings));
                     Ok(accepted)
                 }
                 Err(error) => {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Notify, watch};
@@ -10,15 +11,18 @@ use tokio::sync::{Notify, watch};
 use crate::{
     planted::{Mistake, is_planted},
     sink::is_sink,
-    tenant::Tenant,
+    store::Millis,
 };
 
-/// Tasks that are claimed together: of one source, for one handler.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Group {
-    pub(crate) tenant: Tenant,
-    pub(crate) source: Arc<str>,
-    pub(crate) handler: Arc<str>,
+pub(crate) use crate::store::Group;
+
+/// What rang since the last time.
+#[derive(Debug, Default)]
+pub(crate) struct Rings {
+    /// They may have tasks to claim. At most as many as there are pairs of a source and a handler.
+    pub(crate) groups: BTreeSet<Group>,
+    /// When the first of the tasks becomes due that were written and were not due.
+    pub(crate) due: Option<Millis>,
 }
 
 /// Shared by whoever writes tasks and the feeder that claims them.
@@ -27,8 +31,7 @@ pub(crate) struct Bell(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// At most as many as there are pairs of a source and a handler.
-    groups: Mutex<BTreeSet<Group>>,
+    rings: Mutex<Rings>,
     rung: Notify,
     /// How often an event was written for a sink.
     sinks: watch::Sender<u64>,
@@ -37,19 +40,31 @@ struct Inner {
 impl Bell {
     /// The group may have tasks to claim.
     pub(crate) fn ring(&self, group: Group) {
+        self.ring_for(group, None);
+    }
+
+    /// The group may have tasks to claim, or will have one when it is due.
+    pub(crate) fn ring_for(&self, group: Group, due: Option<Millis>) {
         if is_sink(&group.handler) {
             self.0.sinks.send_modify(|rings| *rings += 1);
             return;
         }
-        self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
+        let mut rings = self.rings();
+        rings.groups.insert(group);
+        rings.due = sooner(rings.due, due);
+        drop(rings);
         if !is_planted(Mistake::LostWakeUp) {
             self.0.rung.notify_one();
         }
     }
 
-    /// The groups that rang since the last time.
-    pub(crate) fn take(&self) -> BTreeSet<Group> {
-        std::mem::take(&mut *self.0.groups.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What rang since the last time.
+    pub(crate) fn take(&self) -> Rings {
+        mem::take(&mut *self.rings())
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        self.0.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes when there may be events to publish.
@@ -61,4 +76,9 @@ impl Bell {
     pub(crate) async fn rung(&self) {
         self.0.rung.notified().await;
     }
+}
+
+/// The earlier of two times, if there is one.
+pub(crate) fn sooner(one: Option<Millis>, other: Option<Millis>) -> Option<Millis> {
+    one.into_iter().chain(other).min()
 }

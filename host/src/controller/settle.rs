@@ -11,7 +11,7 @@ use crate::{
     channel::{Delivery, Intake},
     config,
     controller::{
-        accept,
+        accept::{self, Ring},
         bell::{Bell, Group},
         joint::{Joint, keeps_response},
         router::Routed,
@@ -77,10 +77,10 @@ impl Settler {
                     joint.answer_too_early();
                     tokio::time::sleep(MISTAKEN).await;
                 }
-                let groups: Vec<Group> = effects.emits.iter().flat_map(accept::groups).collect();
+                let rings: Vec<Ring> = effects.emits.iter().flat_map(accept::rings).collect();
                 match self.commit(joint, call, Verdict::Done { effects, keep }).await {
                     Ok(Committed::Yes) => {
-                        groups.into_iter().for_each(|group| self.bell.ring(group));
+                        rings.into_iter().for_each(|(group, due)| self.bell.ring_for(group, due));
                         done
                     }
                     Ok(Committed::Settled | Committed::Free) => done,
@@ -165,11 +165,15 @@ impl Settler {
         } else {
             (verdict, settled)
         };
+        let due = match &verdict {
+            Verdict::Park { due, .. } => Some(*due),
+            Verdict::Done { .. } | Verdict::Behind { .. } | Verdict::Dead { .. } => None,
+        };
         match self.commit(joint, call, verdict).await {
             Ok(Committed::Fenced) => self.was_fenced(joint, call),
             Ok(_) => {
                 self.store.unhold(call.holder);
-                self.bell.ring(group_of(&call.id));
+                self.bell.ring_for(group_of(&call.id), due);
                 settled
             }
             Err(error) => self.store_failed(joint, call, &error).await,

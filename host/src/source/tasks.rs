@@ -15,7 +15,7 @@ use crate::{
     ambient::now,
     channel::{ControlSender, Credit, Credits, Delivery, Intake, Origin},
     controller::{
-        bell::{Bell, Group},
+        bell::{Bell, Group, sooner},
         settle::Settler,
     },
     receipt::Receipt,
@@ -65,15 +65,22 @@ impl TaskFeeder {
     async fn feed(&self, state: &mut FeederState) -> Result<Duration, StoreError> {
         self.settler.release_returned().await?;
         // However often a group rings: what others left behind in the store is looked for.
-        let now_due = state.look_again.is_none_or(|at| Instant::now() >= at);
-        if std::mem::take(&mut state.due) || now_due {
+        let look_again = state.look_again.is_none_or(|at| Instant::now() >= at) || state.next_due.is_some_and(|due| due <= now());
+        if std::mem::take(&mut state.due) || look_again {
+            state.due = true;
+            // What becomes due from here on is the next to wait for, though its time may come while this looks.
+            let looked = now();
+            state.dirty.extend(self.claimable().await?);
+            // As far as it is written by now; what is written later rings.
+            state.next_due = self.store.next_due(looked).await?;
             state.look_again = Some(Instant::now() + self.store.idle());
-            state.looked = state.looked.max(now());
-            state.dirty.extend(self.waiting_groups().await?);
+            state.due = false;
         }
         loop {
             self.run_suspects(state).await?;
-            state.dirty.extend(self.bell.take());
+            let rings = self.bell.take();
+            state.dirty.extend(rings.groups);
+            state.next_due = sooner(state.next_due, rings.due);
             let mut credits = HashMap::<Group, Vec<Credit>>::new();
             let mut wants = Vec::new();
             for group in std::mem::take(&mut state.dirty) {
@@ -110,10 +117,8 @@ impl TaskFeeder {
                 self.settler.release_returned().await?;
             }
         }
-        // What became due since everybody was looked at is the next to wait for, though its time has come meanwhile.
-        let next = self.store.next_due(state.looked).await?;
         let idle = self.store.idle();
-        Ok(next.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(idle))
+        Ok(state.next_due.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(idle))
     }
 
     /// Suspects run one at a time, each counted before its call. Beside them there are only calls of sources that wait for their answer.
@@ -152,23 +157,21 @@ impl TaskFeeder {
         pending
     }
 
-    /// Every group that has tasks which are due.
-    async fn waiting_groups(&self) -> Result<BTreeSet<Group>, StoreError> {
-        let depths = self.store.depths().await?;
-        let group = |d: crate::store::Depth| Group { tenant: d.tenant, source: d.source.into(), handler: d.handler.into() };
-        // Sinks feed themselves.
-        Ok(depths.into_iter().filter(|d| d.ready > 0 && !is_sink(&d.handler)).map(group).collect())
+    /// Every group that has tasks to claim. Sinks feed themselves.
+    async fn claimable(&self) -> Result<impl Iterator<Item = Group> + use<>, StoreError> {
+        Ok(self.store.claimable().await?.into_iter().filter(|group| !is_sink(&group.handler)))
     }
 }
 
 /// What the feeder remembers between rounds.
 #[derive(Default)]
 pub(crate) struct FeederState {
+    /// Every group is to be looked at.
     due: bool,
     /// When every group is looked at, though none rings; absent: nobody has looked yet.
     look_again: Option<Instant>,
-    /// Every task that was due then has been looked at since.
-    looked: Millis,
+    /// When the first task becomes due that is written and was not due yet.
+    next_due: Option<Millis>,
     /// Groups that may have tasks to claim.
     dirty: BTreeSet<Group>,
     credits: HashMap<Group, Credits>,

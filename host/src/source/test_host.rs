@@ -25,7 +25,7 @@ use crate::{
         serve::{self, Stop},
     },
     store::{
-        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, Millis, OrderKey, Read,
         Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
     },
     task,
@@ -167,6 +167,9 @@ impl Store for Ledger {
         unsupported()
     }
     fn release(&self, _: Vec<Claim>) -> StoreFuture<'_, ()> {
+        unsupported()
+    }
+    fn claimable(&self) -> StoreFuture<'_, Vec<Group>> {
         unsupported()
     }
     fn next_due(&self, _: Millis) -> StoreFuture<'_, Option<Millis>> {

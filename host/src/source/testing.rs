@@ -259,6 +259,9 @@ impl Store for FakeStore {
     fn release(&self, _: Vec<Claim>) -> StoreFuture<'_, ()> {
         closed()
     }
+    fn claimable(&self) -> StoreFuture<'_, Vec<Group>> {
+        closed()
+    }
     fn next_due(&self, _: Millis) -> StoreFuture<'_, Option<Millis>> {
         closed()
     }

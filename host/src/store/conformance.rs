@@ -5,8 +5,8 @@ use std::{any::Any, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    Acceptance, Accepted, Attempt, CallId, Claim, Commit, Committed, DeadLetterQuery, Effects, Holder, Read, Store, Subscriber, Task,
-    Verdict, Want, Write,
+    Acceptance, Accepted, Attempt, CallId, Claim, Commit, Committed, DeadLetterQuery, Effects, Group, Holder, Read, Store, Subscriber,
+    Task, Verdict, Want, Write,
 };
 use crate::{event::Event, outcome::Response, tenant::Tenant};
 
@@ -49,6 +49,7 @@ macro_rules! conformance {
                 a_parked_task_holds_back_its_order_key_only,
                 a_released_task_is_due_again_and_the_old_claim_is_void,
                 what_a_dropped_claim_took_comes_back,
+                groups_with_something_to_claim_are_found,
                 depths_tell_ready_later_and_running,
             }
             settling {

@@ -26,8 +26,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Holder, Millis, OrderKey, Read,
-    Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, Millis, OrderKey,
+    Read, Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     lane_of,
@@ -158,6 +158,10 @@ impl Store for PostgresStore {
 
     fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()> {
         Box::pin(self.writer.run(Release(claims)))
+    }
+
+    fn claimable(&self) -> StoreFuture<'_, Vec<Group>> {
+        Box::pin(async move { task::claimable(&mut *self.reader().await?, self.clock.now()).await })
     }
 
     fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>> {

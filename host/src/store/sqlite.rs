@@ -16,8 +16,8 @@ use self::{
     writer::{Survive, Writer},
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read, Reroute,
-    Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, Millis, OrderKey, Read,
+    Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     letters::Steps,
@@ -129,6 +129,11 @@ impl Store for SqliteStore {
 
     fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()> {
         Box::pin(self.writer.run(Survive::Crash, move |c| Ok(task::release(c, &claims)?)))
+    }
+
+    fn claimable(&self) -> StoreFuture<'_, Vec<Group>> {
+        let clock = self.clock.clone();
+        Box::pin(self.readers.run(move |c| task::claimable(c, clock.now())))
     }
 
     fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>> {

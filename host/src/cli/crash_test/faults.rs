@@ -23,12 +23,36 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What a stop may take besides its deadline: what it reserves for its sources, and the rest.
 const BESIDES: Duration = Duration::from_secs(10);
 
+/// When it is enough.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Until {
+    /// So much time has passed since the host was ready first.
+    Passed(Duration),
+    /// There were so many faults.
+    Faults(u32),
+}
+
+impl std::fmt::Display for Until {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Passed(time) => write!(f, "for {time:?}"),
+            Self::Faults(faults) => write!(f, "until {faults} faults"),
+        }
+    }
+}
+
 /// What was done.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub(super) struct Done {
     pub(super) kills: u32,
     pub(super) stops: u32,
     pub(super) cuts: u32,
+}
+
+impl Done {
+    fn all(self) -> u32 {
+        self.kills + self.stops + self.cuts
+    }
 }
 
 /// How the stops went.
@@ -53,13 +77,19 @@ impl<'a> Faults<'a> {
         Self { plan, cuts, random, done: Done::default(), stops: Stops::default() }
     }
 
-    /// Harm the host for so long, from when it is ready first. The host that runs then.
-    pub(super) async fn rage(&mut self, long: Duration) -> Result<HostProcess, String> {
+    /// Harm the host until it is enough. The host that runs then.
+    pub(super) async fn rage(&mut self, until: Until) -> Result<HostProcess, String> {
         let mut host = HostProcess::start(self.plan, self.cuts).await?;
-        let until = Instant::now() + long;
-        while Instant::now() < until {
-            let wait = Duration::from_millis(self.random.random_range(100..3_000));
-            tokio::time::sleep(wait.min(until.saturating_duration_since(Instant::now()))).await;
+        let began = Instant::now();
+        loop {
+            let mut wait = Duration::from_millis(self.random.random_range(100..3_000));
+            match until {
+                Until::Passed(time) if began.elapsed() >= time => return Ok(host),
+                Until::Passed(time) => wait = wait.min(time.saturating_sub(began.elapsed())),
+                Until::Faults(faults) if self.done.all() >= faults => return Ok(host),
+                Until::Faults(_) => {}
+            }
+            tokio::time::sleep(wait).await;
             if let Some(status) = host.has_ended() {
                 return Err(format!("the host ended by itself: {status}"));
             }
@@ -84,7 +114,6 @@ impl<'a> Faults<'a> {
             progress(format_args!("{} kills, {} stops, {} cuts", self.done.kills, self.done.stops, self.done.cuts));
             host = HostProcess::start(self.plan, self.cuts).await?;
         }
-        Ok(host)
     }
 
     /// The last stop, with nothing left to do: it has to end well.

@@ -75,6 +75,26 @@ pub(crate) async fn what_a_dropped_claim_took_comes_back(store: Arc<dyn Store>) 
     assert_eq!(ids(&claim(&*store).await), ["1"]);
 }
 
+pub(crate) async fn groups_with_something_to_claim_are_found(store: Arc<dyn Store>) {
+    let of = |source: &str, handler: &str| Group { tenant: tenant(), source: source.into(), handler: handler.into() };
+    assert_eq!(store.claimable().await.unwrap(), []);
+    for (n, (source, handler)) in [("orders", "invoice"), ("orders", "ship"), ("returns", "refund"), ("b", "c")].into_iter().enumerate() {
+        let handlers = vec![Subscriber { handler: handler.into(), order: None }];
+        for m in 0..3 {
+            accept(&*store, Acceptance { source: source.into(), handlers: handlers.clone(), ..order(&format!("{n}{m}")) }).await;
+        }
+    }
+    accept(&*store, Acceptance { source: "later".into(), due: Some(LATER), ..order("later") }).await;
+    let mut found = store.claimable().await.unwrap();
+    found.sort();
+    assert_eq!(found, [of("b", "c"), of("orders", "invoice"), of("orders", "ship"), of("returns", "refund")]);
+    let Group { tenant, source, handler } = of("orders", "ship");
+    store.claim(vec![Want { tenant, source, handler, limit: 3 }]).await.unwrap();
+    let mut found = store.claimable().await.unwrap();
+    found.sort();
+    assert_eq!(found, [of("b", "c"), of("orders", "invoice"), of("returns", "refund")], "what runs is not to be claimed");
+}
+
 pub(crate) async fn depths_tell_ready_later_and_running(store: Arc<dyn Store>) {
     assert!(store.depths().await.unwrap().is_empty());
     accept(&*store, order("1")).await;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    store::{Claim, Depth, Millis, OrderKey, StoreError, Task, Want, json::from_json, stop::Stop},
+    store::{Claim, Depth, Group, Millis, OrderKey, StoreError, Task, Want, json::from_json, stop::Stop},
 };
 
 /// How often a host may end under a call that runs alone.
@@ -185,6 +185,25 @@ pub(super) async fn orders(connection: &mut PgConnection) -> Result<Vec<OrderKey
         })
     };
     rows.iter().map(order).collect()
+}
+
+/// The groups that have tasks to claim: from the first task of each group straight to that of the next, along the index.
+pub(super) async fn claimable(connection: &mut PgConnection, now: Millis) -> Result<Vec<Group>, StoreError> {
+    let rows = sqlx::query(
+        "WITH RECURSIVE first AS (
+             (SELECT tenant, source, handler, due FROM task WHERE state = 0 ORDER BY tenant, source, handler, due LIMIT 1)
+             UNION ALL
+             SELECT next.* FROM first CROSS JOIN LATERAL (
+                 SELECT tenant, source, handler, due FROM task
+                 WHERE state = 0 AND (task.tenant, task.source, task.handler) > (first.tenant, first.source, first.handler)
+                 ORDER BY tenant, source, handler, due LIMIT 1) AS next)
+         SELECT tenant, source, handler FROM first WHERE due <= $1",
+    )
+    .bind(now)
+    .fetch_all(connection)
+    .await?;
+    let group = |row: &PgRow| Ok(Group { tenant: row.try_get::<String, _>(0)?.into(), source: row.try_get(1)?, handler: row.try_get(2)? });
+    rows.iter().map(group).collect()
 }
 
 /// What the queues hold.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     store::{
-        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Holder, Millis, OrderKey, Read,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, Millis, OrderKey, Read,
         Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
         abandoned::{Abandoned, Claimed},
         holds::Holds,
@@ -140,6 +140,10 @@ impl Store for SimulatedStore {
 
     fn release(&self, claims: Vec<Claim>) -> StoreFuture<'_, ()> {
         Box::pin(self.write(move |c| Ok(task::release(c, &claims)?)))
+    }
+
+    fn claimable(&self) -> StoreFuture<'_, Vec<Group>> {
+        Box::pin(self.read(move |c| task::claimable(c, self.clock.now())))
     }
 
     fn next_due(&self, after: Millis) -> StoreFuture<'_, Option<Millis>> {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{dead_letter, rows, settle};
 use crate::{
     event::Event,
-    store::{Claim, Depth, Millis, OrderKey, StoreError, Task, Want},
+    store::{Claim, Depth, Group, Millis, OrderKey, StoreError, Task, Want},
 };
 
 /// How often the host may end under a call that runs alone.
@@ -90,6 +90,23 @@ pub(super) fn alone(connection: &Connection, claim: Claim, now: Millis) -> Resul
             Ok(ControlFlow::Break(()))
         }
     }
+}
+
+/// The groups that have tasks to claim: from the first task of each group straight to that of the next, along the index.
+pub(super) fn claimable(connection: &Connection, now: Millis) -> Result<Vec<Group>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "WITH RECURSIVE first (id) AS (
+             SELECT * FROM (SELECT id FROM task WHERE state = 0 ORDER BY tenant, source, handler, due LIMIT 1)
+             UNION ALL
+             SELECT (SELECT id FROM task AS next
+                     WHERE state = 0 AND (next.tenant, next.source, next.handler) > (this.tenant, this.source, this.handler)
+                     ORDER BY tenant, source, handler, due LIMIT 1)
+             FROM first JOIN task AS this ON this.id = first.id)
+         SELECT tenant, source, handler FROM first JOIN task USING (id) WHERE due <= ?1",
+    )?;
+    let groups = statement
+        .query_map([now], |row| Ok(Group { tenant: row.get::<_, String>(0)?.into(), source: row.get(1)?, handler: row.get(2)? }))?;
+    Ok(groups.collect::<Result<_, _>>()?)
 }
 
 /// When the first task becomes, or became, due after this time.
