@@ -26,7 +26,7 @@ use crate::{
     simulator::{
         guests,
         sources::{Posts, Table},
-        world::{Alive, World},
+        world::{Alive, Place, World},
     },
     source::{
         Source, SourceContext,
@@ -50,13 +50,35 @@ pub(super) struct Outdoors {
 pub(super) struct Start {
     host: Host,
     alive: Alive,
+    place: Arc<Place>,
     pub(super) store: Arc<dyn Store>,
 }
 
 impl Start {
+    /// Boot the only host there is.
     pub(super) async fn boot(world: &Arc<World>, outdoors: &Outdoors) -> Result<Self, String> {
-        let store = SimulatedStore::open(world.disk.clone(), world.clone()).map_err(|error| error.to_string())?;
-        let store: Arc<dyn Store> = Arc::new(store);
+        let place = Place::new(world);
+        let store = SimulatedStore::open(world.disk.clone(), place.clone()).map_err(|error| error.to_string())?;
+        Self::with_store(world, outdoors, true, place, Arc::new(store)).await
+    }
+
+    /// Boot one of the hosts that share the disk. The `first` consumes from the broker.
+    pub(super) async fn boot_shared(world: &Arc<World>, outdoors: &Outdoors, first: bool) -> Result<Self, String> {
+        let place = Place::new(world);
+        let name = format!("host {}", world.draw(0..u64::MAX)).into();
+        let store = SimulatedStore::open_shared(name, world.disk.clone(), place.clone()).map_err(|error| error.to_string())?;
+        let store = Arc::new(store);
+        drop(task::spawn("lease", store.clone().keep_lease()));
+        Self::with_store(world, outdoors, first, place, store).await
+    }
+
+    async fn with_store(
+        world: &Arc<World>,
+        outdoors: &Outdoors,
+        first: bool,
+        place: Arc<Place>,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, String> {
         let alive = Alive::new();
         let (health, ledgers, bell) = (Health::default(), Ledgers::default(), Bell::default());
         let mut takedown = Takedown::default();
@@ -107,7 +129,7 @@ impl Start {
         };
         let mut sources = vec![("tasks".to_owned(), takedown.task(task::spawn("tasks", feeder.run(FeederState::default()))))];
         let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
-        for (name, source) in outside(world, outdoors, &alive) {
+        for (name, source) in outside(world, outdoors, &alive).into_iter().skip(usize::from(!first)) {
             let context = SourceContext {
                 origin: Origin { tenant: Tenant::default(), source: name.into(), kind: source.kind().into() },
                 control: control.clone(),
@@ -149,7 +171,17 @@ impl Start {
             drain_deadline: Some(Duration::from_millis(world.draw(1..10_000))),
             drain_delay: Duration::ZERO,
         };
-        Ok(Self { host: Host { running }, alive, store })
+        Ok(Self { host: Host { running }, alive, place, store })
+    }
+
+    /// The host stands still, and goes on.
+    pub(super) fn stand_still(&self, long: Duration) {
+        self.place.stand_still(long);
+    }
+
+    /// Wait until it stands still no more.
+    pub(super) async fn moves(&self) {
+        tokio::time::sleep(self.place.stands_still_for()).await;
     }
 
     /// The end of the process.

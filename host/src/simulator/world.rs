@@ -10,6 +10,7 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::time::Instant;
 
 use crate::{
     source::queue::kafka::simulated::Chance,
@@ -97,13 +98,35 @@ impl World {
     }
 }
 
-impl Weather for World {
+/// The weather where one host is: it may stand still for a while, like one that was stopped and woken.
+pub(super) struct Place {
+    world: Arc<World>,
+    still_until: Mutex<Option<Instant>>,
+}
+
+impl Place {
+    pub(super) fn new(world: &Arc<World>) -> Arc<Self> {
+        Arc::new(Self { world: world.clone(), still_until: Mutex::default() })
+    }
+
+    pub(super) fn stands_still_for(&self) -> Duration {
+        let until = *self.still_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whatever it does from now on takes so long at least.
+    pub(super) fn stand_still(&self, long: Duration) {
+        *self.still_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + long);
+    }
+}
+
+impl Weather for Place {
     fn delay(&self) -> Duration {
-        self.some_time()
+        self.stands_still_for() + self.world.some_time()
     }
 
     fn fails(&self) -> bool {
-        self.strikes(0.01)
+        self.world.strikes(0.01)
     }
 }
 

@@ -51,14 +51,22 @@ impl Operation for Commit {
             {
                 return Err(Stop::Answer(Committed::Fenced));
             }
-            match &self.verdict {
-                Verdict::Done { effects, keep } => done(tx, self, effects, keep.as_ref()).await?,
-                Verdict::Park { due, failed, order } => park(tx, self, *due, failed.as_ref(), order.as_deref()).await?,
-                Verdict::Behind { order } => behind(tx, self, order).await?,
-                Verdict::Dead { reason, failed, plugin } => dead(tx, self, reason, failed.as_ref(), plugin).await?,
+            match settle(tx, self).await {
+                Ok(()) => Ok(Committed::Yes),
+                // Nothing was written but that the lane was left, and nobody is in it any more.
+                Err(Stop::Answer(Committed::Settled)) if self.fence.is_some() => Ok(Committed::Settled),
+                Err(stop) => Err(stop),
             }
-            Ok(Committed::Yes)
         })
+    }
+}
+
+async fn settle(tx: &mut Tx<'_>, commit: &Commit) -> Result<(), Stop<Committed>> {
+    match &commit.verdict {
+        Verdict::Done { effects, keep } => done(tx, commit, effects, keep.as_ref()).await,
+        Verdict::Park { due, failed, order } => park(tx, commit, *due, failed.as_ref(), order.as_deref()).await,
+        Verdict::Behind { order } => behind(tx, commit, order).await,
+        Verdict::Dead { reason, failed, plugin } => dead(tx, commit, reason, failed.as_ref(), plugin).await,
     }
 }
 

@@ -1,7 +1,10 @@
 //! The embedded store under a simulation: its own transactions on a database in memory, carried out where a simulated disk decides it.
 //!
 //! What is not here is the writer's thread and the readers' pool: an operation is carried out as soon as it is handed over, before that and
-//! before its answer as much time passes as the disk says.
+//! before its answer as much time passes as the disk says. Several hosts may share a disk, by the rules of the store in PostgreSQL
+//! ([`shared`]).
+
+mod shared;
 
 use std::{
     ops::ControlFlow,
@@ -24,8 +27,8 @@ use super::{
 };
 use crate::{
     store::{
-        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, Millis, OrderKey, Read,
-        Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, Millis, OrderKey,
+        Read, Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
         abandoned::{Abandoned, Claimed},
         holds::Holds,
         letters::Steps,
@@ -60,6 +63,8 @@ impl Disk {
 
 /// The store of one start of a simulated host.
 pub(crate) struct SimulatedStore {
+    /// What it is called, where others share the disk.
+    host: Option<Arc<str>>,
     disk: Arc<Disk>,
     weather: Arc<dyn Weather>,
     holds: Holds,
@@ -73,7 +78,12 @@ impl SimulatedStore {
     /// Begin a start of the host on this disk, as if its file was opened.
     pub(crate) fn open(disk: Arc<Disk>, weather: Arc<dyn Weather>) -> Result<Self, StoreError> {
         let start_number = schema::begin_start(&mut disk.lock())?;
-        Ok(Self {
+        Ok(Self::new(None, disk, weather, start_number))
+    }
+
+    fn new(host: Option<Arc<str>>, disk: Arc<Disk>, weather: Arc<dyn Weather>, start_number: u64) -> Self {
+        Self {
+            host,
             disk,
             weather,
             holds: Holds::default(),
@@ -81,7 +91,7 @@ impl SimulatedStore {
             abandoned: Arc::default(),
             start_number,
             closed: AtomicBool::new(false),
-        })
+        }
     }
 
     async fn pass_time(&self) -> Result<(), StoreError> {
@@ -129,7 +139,9 @@ impl Store for SimulatedStore {
             let returned = self.abandoned.take();
             let claimed = self.transaction(|c| {
                 task::release(c, &returned)?;
-                Ok(task::claim(c, &wants, self.clock.now())?)
+                let now = self.clock.now();
+                let Some(host) = &self.host else { return Ok(task::claim(c, &wants, now)?) };
+                shared::claim(c, host, now, || task::claim(c, &wants, now))
             });
             let tasks = claimed.inspect_err(|_| self.abandoned.put_back(&returned))?;
             let claimed = Claimed { tasks, abandoned: self.abandoned.clone() };
@@ -166,7 +178,10 @@ impl Store for SimulatedStore {
                 self.holds.wait(holder, &tenant, &keys).await;
                 let committed = {
                     let Some(_passage) = self.holds.pass(holder, &tenant, &keys) else { continue };
-                    self.transaction(|c| settle::settle(c, &commit, self.clock.now()))
+                    self.transaction(|c| {
+                        let settled = || settle::settle(c, &commit, self.clock.now());
+                        shared::under(c, commit.fence.as_ref(), settled)
+                    })
                 };
                 self.pass_time().await?;
                 return committed;
@@ -266,16 +281,35 @@ impl Store for SimulatedStore {
         })
     }
 
+    fn enter_lane(&self, lane: Arc<str>) -> StoreFuture<'_, Option<Fence>> {
+        Box::pin(self.write(move |c| Ok(shared::enter(c, lane, self.host.as_deref().unwrap_or_default(), self.clock.now())?)))
+    }
+
+    fn stay_in_lane(&self, fence: Fence) -> StoreFuture<'_, bool> {
+        Box::pin(self.write(move |c| Ok(shared::stay(c, &fence, self.clock.now())?)))
+    }
+
+    fn leave_lane(&self, fence: Fence) -> StoreFuture<'_, ()> {
+        Box::pin(self.write(move |c| Ok(shared::leave(c, &fence)?)))
+    }
+
+    fn shared(&self) -> bool {
+        self.host.is_some()
+    }
+
     fn start_number(&self) -> u64 {
         self.start_number
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            if !self.closed.swap(true, Ordering::Relaxed) {
-                schema::mark_clean(&self.disk.lock())?;
+            if self.closed.swap(true, Ordering::Relaxed) {
+                return Ok(());
             }
-            Ok(())
+            match &self.host {
+                Some(host) => shared::end(&self.disk.lock(), host),
+                None => schema::mark_clean(&self.disk.lock()),
+            }
         })
     }
 
