@@ -87,7 +87,12 @@ impl Start {
         let handlers = guests::handlers(world, &store, &alive);
         let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies, Vec::new())));
         let router = Router { generation: generation.clone() };
-        let orders = store.orders().await.unwrap_or_default();
+        // A boot that fails is tried again.
+        let orders = loop {
+            if let Ok(orders) = store.orders().await {
+                break orders;
+            }
+        };
         let settler = Arc::new(Settler {
             store: store.clone(),
             ledgers: ledgers.clone(),
