@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The promises about brokers at their large figures, some minutes each: what the small ones of tests/run.sh show, on ten times as much.
+# The promises that have large figures, some minutes each: what the small ones of tests/run.sh show, on ten times as much and more.
 # Prints what was lost and what was repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 cargo build --locked -p koksmat
 it() { tests/services/services.sh run cargo test --locked -p koksmat-tests --test it -- --test-threads=1 --nocapture "$@"; }
 
+KOKSMAT_TEST_CUTS=20000 it power_loss
 KOKSMAT_TEST_EVENTS=200000 KOKSMAT_TEST_FAULTS=30 it kafka::faults::hosts_that_are_killed
 KOKSMAT_TEST_EVENTS=50000 KOKSMAT_TEST_FAULTS=50 it rabbitmq::faults
 KOKSMAT_TEST_GONE=60 it kafka::gone::a_broker_that_is_gone

@@ -20,6 +20,7 @@ mod kafka;
 mod keyvalue;
 mod limits;
 mod order;
+mod power_loss;
 mod rabbitmq;
 mod real_input;
 mod rust_handlers;

@@ -3,6 +3,7 @@
 
 pub mod clients;
 pub mod databases;
+pub mod disk;
 pub mod fleet;
 pub mod folder;
 pub mod guests;
@@ -17,6 +18,7 @@ pub mod services;
 pub mod traffic;
 pub mod witness;
 
+pub use disk::Disk;
 pub use fleet::Fleet;
 pub use folder::Folder;
 pub use host::TestHost;
