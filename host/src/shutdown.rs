@@ -28,8 +28,10 @@ use crate::{
     store::Store,
 };
 
-/// What sources and commits may still take once every call has ended.
+/// What sources and commits may still take once every call has ended,
 const RESERVE: Duration = Duration::from_secs(5);
+/// and no longer than this past the drain deadline: with what is left to do then the host has ended a second after it.
+const OVERTIME: Duration = Duration::from_millis(800);
 /// How long a cut call may take to be gone: its fiber is dropped at its next wait, or at the next tick while it computes.
 const CUT: Duration = Duration::from_secs(2);
 /// What only has to be told that it is over.
@@ -240,7 +242,8 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
     }
     phases.ended("what was cut goes back");
 
-    let flushed_by = Instant::now() + RESERVE;
+    let reserve = Instant::now() + RESERVE;
+    let flushed_by = deadline.map_or(reserve, |deadline| reserve.min(deadline + OVERTIME));
     let mut aborted = Vec::new();
     for (name, mut source) in running.sources {
         match timeout_at(flushed_by, &mut source).await {

@@ -576,3 +576,16 @@ async fn a_source_that_ignores_its_stop_is_aborted_and_named() {
     assert_eq!((stopped.exit_code(), stopped.ledger.total.done), (0, 1));
     assert_eq!(folder.count("select value from meta where name = 'clean'"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_too_long_besides_calls_does_not_outlast_the_deadline_by_more_than_a_second() {
+    const DEADLINE: Duration = Duration::from_millis(300);
+    let folder = simple().host(&format!("drain-deadline = \"{}ms\"", DEADLINE.as_millis()));
+    let (source, _, _) = Odd::new(|_| Does::Ignore);
+    let host = Host::builder().config(folder.config_with(&["deaf"])).source("deaf", 1, source).build().await.unwrap();
+    within("readiness", host.ready()).await;
+    let began = Instant::now();
+    let stopped = within("the stop", host.shutdown()).await;
+    assert_eq!(stopped.aborted, ["deaf"], "else this could not fail");
+    assert!(began.elapsed() <= DEADLINE + Duration::from_secs(1), "it took {:?}", began.elapsed());
+}
