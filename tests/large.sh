@@ -8,6 +8,7 @@ cargo build --locked -p koksmat
 it() { tests/services/services.sh run cargo test --locked -p koksmat-tests --test it -- --test-threads=1 --nocapture "$@"; }
 
 KOKSMAT_TEST_CUTS=20000 it power_loss
+KOKSMAT_TEST_STOPS=1000 it stop::many
 KOKSMAT_TEST_EVENTS=200000 KOKSMAT_TEST_FAULTS=30 it kafka::faults::hosts_that_are_killed
 KOKSMAT_TEST_EVENTS=50000 KOKSMAT_TEST_FAULTS=50 it rabbitmq::faults
 KOKSMAT_TEST_GONE=60 it kafka::gone::a_broker_that_is_gone

@@ -1,6 +1,7 @@
 //! A stop is accounted for: nothing is lost, nothing is done twice, the ledger balances and the exit code says how it went.
 
 use std::{
+    collections::HashSet,
     pin::Pin,
     sync::{
         Arc,
@@ -19,6 +20,8 @@ use koksmat_tests::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+mod many;
 
 /// Long enough never to be what ends a wait.
 const FOR_EVER: Duration = Duration::from_secs(3600);
