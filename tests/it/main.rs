@@ -26,5 +26,6 @@ mod real_input;
 mod rust_handlers;
 mod scripts;
 mod shared_store;
+mod soak;
 mod stop;
 mod timer_poller;
