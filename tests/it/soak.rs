@@ -153,6 +153,11 @@ impl Bank {
         self.topic.produce(messages).await;
     }
 
+    /// Wait until the witness has heard so much.
+    async fn hears(&self, reports: usize) {
+        assert!(are_made(reports, async || self.witness.count()).await, "{} of {reports} reports", self.witness.count());
+    }
+
     /// Every sender has had its answers.
     async fn sent(&mut self) {
         while let Some(ended) = koksmat_tests::within("a sender to be answered", self.senders.join_next()).await {
@@ -258,18 +263,19 @@ impl Verdict {
     }
 }
 
-/// Wait until `made` says that all transfers are made, as long as it says more from time to time. `false`: what is missing is lost.
-async fn all_are_made(count: usize, mut made: impl AsyncFnMut() -> usize) -> bool {
+/// Wait until `made` says that so many transfers are made, as long as it says more from time to time. `false`: it does not any more, and what is
+/// missing is lost.
+async fn are_made(count: usize, mut made: impl AsyncFnMut() -> usize) -> bool {
     let mut last = (0, Instant::now());
     loop {
         let now = made().await;
         if now > last.0 {
             last = (now, Instant::now());
         }
-        if now == count || last.1.elapsed() > koksmat_tests::PATIENCE {
-            return now == count;
+        if now >= count || last.1.elapsed() > koksmat_tests::PATIENCE {
+            return now >= count;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -19,7 +19,7 @@ async fn kills_lose_no_transfer_and_make_none_twice() {
         if kill == kills {
             break;
         }
-        bank.witness.hears(moment(&events, &mut random)).await;
+        bank.hears(moment(&events, &mut random)).await;
         host.signal("KILL").await;
         bank.doors.send_replace(Vec::new());
         assert_eq!(host.ended().await.code, None);
@@ -27,7 +27,7 @@ async fn kills_lose_no_transfer_and_make_none_twice() {
     }
     bank.sent().await;
     let done = "select count(*) from kv where tenant = 'default' and key >= 'done/' and key < 'done0'";
-    if all_are_made(count, async || folder.count(done) as usize).await {
+    if are_made(count, async || folder.count(done) as usize).await {
         let marked = "select count(*) from koksmat_claims where done_at is not null";
         let marked = || rows.query_row(marked, [], |row| row.get::<_, i64>(0)).unwrap();
         koksmat_tests::until("all rows to be marked", || async { (marked() as usize == of(POLLED, count)).then_some(()) }).await;

@@ -103,13 +103,13 @@ async fn hosts_that_are_killed_and_hosts_that_sleep_past_their_lease_lose_nothin
         connection.execute(&insert(events.clone())).await;
         bank.send(events.clone()).await;
         if stall < stalls {
-            bank.witness.hears(moment(&events, &mut random)).await;
+            bank.hears(moment(&events, &mut random)).await;
             in_the_lane += usize::from(hosts.stall(&bank, &mut connection, &mut random).await);
         }
     }
     bank.sent().await;
     let done = "SELECT count(*) FROM koksmat.kv WHERE key LIKE 'done/%'";
-    if all_are_made(count, async || connection.count(done).await).await {
+    if are_made(count, async || connection.count(done).await).await {
         connection.until("SELECT count(*) FROM koksmat_claims WHERE done_at IS NOT NULL", of(POLLED, count)).await;
         bank.committed().await;
     }
