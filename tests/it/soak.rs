@@ -28,6 +28,8 @@ mod three_hosts;
 const ACCOUNTS: usize = 256;
 /// Calls side by side in a host, and one in the lane besides: what it may be doing outside when it ends.
 const CONCURRENCY: usize = 16;
+/// Of each source. What was in flight when a host ended runs one at a time afterwards.
+const IN_FLIGHT: usize = 32;
 /// The most calls whose effects are committed together.
 const COMMIT_BATCH: usize = 256;
 /// Of the webhook and of the queue, each.
@@ -132,14 +134,16 @@ impl Bank {
         let on = "on = [{ source = \"hook\" }, { source = \"queue\", type = \"plain\" }, { source = \"rows\" }, { source = \"kafka\" }]";
         Folder::new()
             .host(&format!("concurrency = {CONCURRENCY}"))
-            .toml("[sources.queue]\nkind = \"embedded\"\nin-flight = 64")
-            .toml("[sources.hook]\nkind = \"webhook\"\npath = \"/hook\"\nid-header = \"idempotency-key\"\nin-flight = 64")
+            .toml(&format!("[sources.queue]\nkind = \"embedded\"\nin-flight = {IN_FLIGHT}"))
             .toml(&format!(
-                "[sources.rows]\nkind = \"poller\"\ndatabase = \"{rows}\"\nevery = \"20ms\"\nin-flight = 64\n\
+                "[sources.hook]\nkind = \"webhook\"\npath = \"/hook\"\nid-header = \"idempotency-key\"\nin-flight = {IN_FLIGHT}"
+            ))
+            .toml(&format!(
+                "[sources.rows]\nkind = \"poller\"\ndatabase = \"{rows}\"\nevery = \"20ms\"\nin-flight = {IN_FLIGHT}\n\
                  claim = {{ table = \"transfer\", key = \"id\", lease = \"10s\" }}"
             ))
             .toml(&format!(
-                "[sources.kafka]\nkind = \"kafka\"\nbrokers = \"{BROKERS}\"\ngroup = \"{group}\"\ntopics = [\"{topic}\"]\nin-flight = 64\n\
+                "[sources.kafka]\nkind = \"kafka\"\nbrokers = \"{BROKERS}\"\ngroup = \"{group}\"\ntopics = [\"{topic}\"]\nin-flight = {IN_FLIGHT}\n\
                  [sources.kafka.settings]\n\"group.instance.id\" = \"{member}\"\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1000"
             ))
             .guest("plain", "bank", &format!("{on}\n{grants}\nconfig = {{ witness = \"http://{witness}/\"{settings} }}"))

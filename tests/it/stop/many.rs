@@ -34,7 +34,7 @@ async fn everything_is_handled_once(traffic: &Traffic) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_under_load_end_in_time_and_nothing_is_delivered_again() {
-    const DEADLINE: Duration = Duration::from_secs(5);
+    const DEADLINE: Duration = Duration::from_secs(10);
     let stops = services::figure("KOKSMAT_TEST_STOPS", 100);
     let mut random = services::random();
     let inside = Inside::start(Duration::from_millis(5)).await;
