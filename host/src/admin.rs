@@ -4,11 +4,11 @@
 
 mod api;
 pub mod client;
+mod letters;
 pub(crate) mod socket;
 
 use std::{sync::Arc, time::Instant};
 
-use arc_swap::ArcSwap;
 use axum::{
     Router,
     extract::State,
@@ -18,11 +18,12 @@ use axum::{
 };
 
 use crate::{
-    controller::{Command, Commands, Status, bell::Bell, generation::Generation},
+    controller::{Command, Commands, Status},
     health::Health,
-    listener::Routes,
+    letters::DeadLetters,
+    listener::{Routes, problem::Problem},
     shutdown::ledger::Ledgers,
-    store::Store,
+    store::{Store, StoreError},
     telemetry,
     token::Token,
 };
@@ -32,9 +33,8 @@ use crate::{
 pub(crate) struct Admin {
     pub(crate) health: Health,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) letters: DeadLetters,
     pub(crate) commands: Commands,
-    pub(crate) generation: Arc<ArcSwap<Generation>>,
-    pub(crate) bell: Bell,
     pub(crate) ledgers: Ledgers,
     pub(crate) token: Token,
     pub(crate) routes: Routes,
@@ -52,9 +52,11 @@ pub(crate) fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// The operators' calls on a store without a host: dead letters can be looked at, replayed and purged.
-pub(crate) fn offline(store: Arc<dyn Store>) -> Router {
-    api::offline_router().with_state(store)
+/// The operators' calls on a store without a host: dead letters can be looked at, tried, replayed and purged.
+pub(crate) fn offline(letters: DeadLetters) -> Router {
+    letters::router()
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no host runs on this store: start it with `koksmat run`") })
+        .with_state(letters)
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
@@ -96,6 +98,14 @@ impl Admin {
     }
 }
 
+fn problem(status: StatusCode, detail: &str) -> Response {
+    Problem::new(status, detail).into_response()
+}
+
+fn store_error(error: &StoreError) -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+}
+
 pub(crate) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
@@ -103,8 +113,8 @@ pub(crate) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response
     }
 }
 
-impl axum::extract::FromRef<Admin> for Arc<dyn Store> {
+impl axum::extract::FromRef<Admin> for DeadLetters {
     fn from_ref(admin: &Admin) -> Self {
-        admin.store.clone()
+        admin.letters.clone()
     }
 }

@@ -10,6 +10,7 @@ mod schema;
 mod send;
 mod status;
 mod target;
+mod trial;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -25,7 +25,7 @@ mod secret;
 mod suggest;
 #[cfg(test)]
 mod tests;
-mod units;
+pub(crate) mod units;
 
 pub use broker::{
     AmqpConfig, ContentMode, Declare, Intake, KafkaCluster, KafkaConfig, Protocol, QueueType, RabbitmqConfig, SinkConfig, SinkKind, Start,

@@ -1,7 +1,7 @@
 //! From a configuration to a running host: the one file that knows every part.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -22,11 +22,12 @@ use crate::{
         settle::Settler,
     },
     health::{Health, Phase},
+    letters::DeadLetters,
     listener::{
         Routes,
         serve::{self, Stop},
     },
-    plugin::{Capacity, Engine, Handler, Loader, load::LoadError},
+    plugin::{Handler, Loader, load::LoadError},
     shutdown::{Running, Takedown, ledger::Ledgers},
     sink::outbox::Outbox,
     source::{
@@ -46,9 +47,6 @@ use crate::{
 
 /// The most emitted events that may wait for their handlers and sinks; then whoever emits is tried again later.
 const EMITTED: u64 = 100_000;
-
-/// Instances beside those that calls need: one for each lane, and some for what is being cut.
-const SPARE_INSTANCES: usize = 8;
 
 /// A running host.
 ///
@@ -183,12 +181,12 @@ async fn boot(
     let listen_address = listener.local_addr().map_err(phase("listener"))?;
     let admin_listener = serve::bind(config.host.admin).await.map_err(phase("admin listener"))?;
     let admin_address = admin_listener.local_addr().map_err(phase("admin listener"))?;
+    let letters = DeadLetters::serving(config, store.clone(), generation.clone(), bell.clone());
     let admin = Admin {
         health: health.clone(),
         store: store.clone(),
+        letters: letters.clone(),
         commands: commands.clone(),
-        generation: generation.clone(),
-        bell: bell.clone(),
         ledgers: ledgers.clone(),
         token: token.clone(),
         routes: routes.clone(),
@@ -261,6 +259,7 @@ async fn boot(
         ledgers,
         store: store.clone(),
         settler,
+        letters,
         commands,
         stopping,
         stop_listening,
@@ -295,19 +294,9 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, crate::store::Sto
     Ok(Arc::new(store))
 }
 
-/// A loader for the handlers of a configuration.
-fn loader(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Arc<Loader>> {
-    let memory = config.handlers.iter().map(|h| h.memory).max().unwrap_or(64 << 20);
-    let instances = u32::try_from(config.host.concurrency + SPARE_INSTANCES)?;
-    let engine = Engine::new(Capacity { instances, memory })?;
-    let queues: HashSet<String> =
-        config.sources.iter().filter(|s| matches!(s.kind, SourceKind::Embedded(_))).map(|s| s.name.clone()).collect();
-    Ok(Arc::new(Loader::new(engine, &config.cache_dir(), store, queues)?))
-}
-
 /// Load every handler; every problem is reported, not only the first.
 async fn load_handlers(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Vec<Arc<Handler>>> {
-    let loader = loader(config, store)?;
+    let loader = Arc::new(Loader::of(config, store)?);
     let mut handlers = Vec::new();
     let mut problems = Vec::new();
     for handler in &config.handlers {
@@ -333,7 +322,7 @@ pub async fn check_handlers(config: &Config) -> anyhow::Result<()> {
 /// Everything that is wrong with them.
 pub async fn build_handlers(config: &Config, built: impl Fn(&str, bool, Duration)) -> anyhow::Result<()> {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory()?);
-    let loader = loader(config, store)?;
+    let loader = Arc::new(Loader::of(config, store)?);
     let mut problems = Vec::new();
     for handler in &config.handlers {
         let started = std::time::Instant::now();

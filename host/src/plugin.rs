@@ -14,6 +14,7 @@ pub mod instance;
 mod limits;
 mod link;
 pub(crate) mod load;
+mod trial;
 
 use std::{
     collections::HashSet,
@@ -24,10 +25,15 @@ use arc_swap::ArcSwap;
 
 use crate::{config::HandlerConfig, store::Store, telemetry::CallMetrics};
 
+pub use capability::{
+    http::Asked,
+    logging::{LogLevel, LogLine},
+};
 pub use engine::{Capacity, Engine};
 pub use guest::Emission;
 pub use instance::{Call, Finished};
 pub use load::{LoadError, Loader};
+pub use trial::{Data, Emitted, Ended, Reply, Trial, Written};
 
 use self::{build::Positions, capability::http::Outbound};
 

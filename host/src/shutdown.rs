@@ -23,6 +23,7 @@ use crate::{
     controller::{Command, Commands, settle::Settler},
     health::{Health, Phase},
     host::Host,
+    letters::DeadLetters,
     listener::{Routes, serve::Stop},
     shutdown::ledger::Ledgers,
     store::Store,
@@ -43,6 +44,7 @@ pub(crate) struct Running {
     pub(crate) ledgers: Ledgers,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settler: Arc<Settler>,
+    pub(crate) letters: DeadLetters,
     pub(crate) commands: Commands,
     pub(crate) stopping: CancellationToken,
     pub(crate) stop_listening: Stop,
@@ -161,6 +163,11 @@ impl Host {
     /// Wait until every source takes events. Cancel safe.
     pub async fn ready(&self) {
         self.running.health.wait_for(|report| report.ready).await;
+    }
+
+    /// Its dead letters.
+    pub fn dead_letters(&self) -> DeadLetters {
+        self.running.letters.clone()
     }
 
     /// What was received so far and what became of it.

@@ -196,6 +196,9 @@ pub struct Attempt {
     pub at: Millis,
     /// What it came to.
     pub error: String,
+    /// The code that ran: a digest. Absent: no handler's code did, or it was made before digests were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
 }
 
 /// One event for one handler: what attempts, deduplication and effects belong to.
@@ -431,10 +434,18 @@ pub struct DeadLetter {
     pub handler: Option<String>,
     /// Why it is here.
     pub reason: String,
-    /// What was tried.
+    /// The newest of what was tried, oldest first.
     pub attempts: Vec<Attempt>,
     /// Which code ran last: a digest.
     pub plugin: Option<String>,
+    /// What the event is recognised by when it comes again; absent: it never is.
+    pub key: Option<String>,
+    /// What its call was in order with.
+    pub order: Option<String>,
+    /// Emits between the event and one from outside.
+    pub hops: u32,
+    /// When the store took the event in; absent: it came directly from its source and was never parked.
+    pub accepted_at: Option<Millis>,
     /// When it came here.
     pub at: Millis,
     /// The event, its data as text or base64 in JSON.
@@ -452,13 +463,17 @@ pub struct DeadLetterQuery {
     pub handler: Option<String>,
     /// Only of this source.
     pub source: Option<String>,
+    /// Only what came here at this time or later.
+    pub since: Option<Millis>,
+    /// Only what came here at this time or earlier.
+    pub until: Option<Millis>,
     /// Behind this number.
     pub after: i64,
     /// At most so many.
     pub limit: usize,
 }
 
-/// Which handlers want the event of a dead letter that has none.
+/// Who is to handle the event of a dead letter again; nobody: it stays. It may be asked more than once about the same one.
 pub type Reroute = dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync;
 
 /// What a queue holds.
@@ -556,7 +571,10 @@ pub trait Store: Send + Sync + 'static {
     /// Dead letters, oldest first.
     fn dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, Vec<DeadLetter>>;
 
-    /// Make tasks of dead letters again, with a fresh count of attempts. One without a handler goes to `route`'s answer. How many.
+    /// How many dead letters there are, whatever the query's `limit`.
+    fn count_dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64>;
+
+    /// Make tasks of dead letters again, with a fresh count of attempts, for those that `route` names. How many.
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64>;
 
     /// Forget dead letters. How many.

@@ -1,25 +1,21 @@
 //! The operators' calls, the same through the admin address (with the token) and the control socket: status, dead letters, publishing.
 
-use std::sync::Arc;
-
 use axum::{
     Router,
     body::Body,
-    extract::{Query, Request, State},
+    extract::{Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::{Admin, json},
-    channel::Origin,
-    controller::{bell::Group, router},
+    admin::{Admin, json, letters, problem, store_error},
     health::Report,
-    listener::{bearer, problem::Problem},
-    store::{DeadLetter, DeadLetterQuery, Depth, Store, Subscriber},
+    listener::bearer,
+    store::{DeadLetterQuery, Depth},
 };
 
 /// How a request proves that it may.
@@ -44,45 +40,12 @@ pub(crate) struct StatusReport {
     pub(crate) dead_letters: u64,
 }
 
-/// Which dead letters, as a query string has it.
-#[derive(Debug, Default, Deserialize)]
-struct Which {
-    id: Option<i64>,
-    handler: Option<String>,
-    source: Option<String>,
-    #[serde(default)]
-    after: i64,
-    limit: Option<usize>,
-    #[serde(default)]
-    all: bool,
-}
-
 /// The routes of the API.
 pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
-    let routes = Router::new()
-        .route("/api/status", get(status))
-        .route("/api/dead-letters", get(list).delete(purge))
-        .route("/api/dead-letters/replay", post(replay))
-        .route("/api/queues/{name}", post(publish));
+    let routes = Router::new().route("/api/status", get(status)).route("/api/queues/{name}", post(publish)).merge(letters::router());
     match access {
         Access::Socket => routes,
         Access::Token => routes.route_layer(middleware::from_fn_with_state(admin, check_token)),
-    }
-}
-
-/// What can be asked of a store without a host. Nothing is routed: a dead letter that no handler wanted stays.
-pub(crate) fn offline_router() -> Router<Arc<dyn Store>> {
-    Router::new()
-        .route("/api/dead-letters", get(list).delete(purge))
-        .route("/api/dead-letters/replay", post(replay_offline))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no host runs on this store: start it with `koksmat run`") })
-}
-
-async fn replay_offline(State(store): State<Arc<dyn Store>>, Query(which): Query<Which>) -> Response {
-    let Some(query) = which.query() else { return say_which() };
-    match store.replay(query, Arc::new(|_: &DeadLetter| Vec::new())).await {
-        Ok(count) => json(StatusCode::OK, &serde_json::json!({ "replayed": count })),
-        Err(error) => store_error(&error),
     }
 }
 
@@ -94,10 +57,6 @@ async fn check_token(State(admin): State<Admin>, request: Request, next: Next) -
     }
 }
 
-fn problem(status: StatusCode, detail: &str) -> Response {
-    Problem::new(status, detail).into_response()
-}
-
 async fn status(State(admin): State<Admin>) -> Response {
     let report: Report = admin.health.report();
     let controller = admin.status().await.unwrap_or_default();
@@ -105,8 +64,7 @@ async fn status(State(admin): State<Admin>) -> Response {
         Ok(depths) => depths,
         Err(error) => return store_error(&error),
     };
-    let dead_letters =
-        admin.store.dead_letters(DeadLetterQuery { limit: 10_000, ..Default::default() }).await.map_or(0, |d| d.len() as u64);
+    let dead_letters = admin.letters.count(DeadLetterQuery::default()).await.unwrap_or_default();
     let value = |v: &dyn erased::Value| v.value();
     json(
         StatusCode::OK,
@@ -135,76 +93,6 @@ mod erased {
     }
 }
 
-impl Which {
-    /// `None`: nothing was said; one command must not change everything by leaving something out.
-    fn query(self) -> Option<DeadLetterQuery> {
-        let said = self.id.is_some() || self.handler.is_some() || self.source.is_some() || self.all;
-        let query = DeadLetterQuery { id: self.id, tenant: None, handler: self.handler, source: self.source, after: 0, limit: usize::MAX };
-        said.then_some(query)
-    }
-}
-
-fn say_which() -> Response {
-    problem(StatusCode::BAD_REQUEST, "say which: `id`, `handler`, `source`, or `all=true`")
-}
-
-async fn list(State(store): State<Arc<dyn Store>>, Query(which): Query<Which>) -> Response {
-    const PAGE: usize = 1_000;
-    let query = DeadLetterQuery {
-        id: which.id,
-        tenant: None,
-        handler: which.handler,
-        source: which.source,
-        after: which.after,
-        limit: which.limit.unwrap_or(PAGE).min(PAGE),
-    };
-    match store.dead_letters(query).await {
-        Ok(letters) => json(StatusCode::OK, &letters.iter().map(shown).collect::<Vec<_>>()),
-        Err(error) => store_error(&error),
-    }
-}
-
-/// A dead letter as it is shown: its event in the JSON format of CloudEvents.
-pub(crate) fn shown(letter: &DeadLetter) -> serde_json::Value {
-    let mut value = serde_json::to_value(letter).unwrap_or_default();
-    value["event"] = serde_json::from_str(&crate::event::cloudevents::to_structured(&letter.event)).unwrap_or_default();
-    value
-}
-
-async fn replay(State(admin): State<Admin>, Query(which): Query<Which>) -> Response {
-    let Some(query) = which.query() else { return say_which() };
-    let (generation, bell) = (admin.generation.load_full(), admin.bell.clone());
-    let route = move |letter: &DeadLetter| -> Vec<Subscriber> {
-        let origin = Origin { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), kind: letter.kind.as_str().into() };
-        let routed = router::route(&generation, &origin, &letter.event);
-        routed.iter().map(router::Routed::subscriber).collect()
-    };
-    let letters = admin.store.dead_letters(query.clone()).await.unwrap_or_default();
-    match admin.store.replay(query, Arc::new(route.clone())).await {
-        Ok(count) => {
-            for letter in &letters {
-                let handlers = match &letter.handler {
-                    Some(handler) => vec![Arc::from(handler.as_str())],
-                    None => route(letter).into_iter().map(|s| s.handler).collect(),
-                };
-                for handler in handlers {
-                    bell.ring(Group { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), handler });
-                }
-            }
-            json(StatusCode::OK, &serde_json::json!({ "replayed": count }))
-        }
-        Err(error) => store_error(&error),
-    }
-}
-
-async fn purge(State(store): State<Arc<dyn Store>>, Query(which): Query<Which>) -> Response {
-    let Some(query) = which.query() else { return say_which() };
-    match store.purge(query).await {
-        Ok(count) => json(StatusCode::OK, &serde_json::json!({ "purged": count })),
-        Err(error) => store_error(&error),
-    }
-}
-
 /// Publish to an embedded queue: what `POST /queues/NAME` does, for those who reached the socket.
 async fn publish(State(admin): State<Admin>, axum::extract::Path(name): axum::extract::Path<String>, request: Request) -> Response {
     let (mut parts, body) = request.into_parts();
@@ -216,8 +104,4 @@ async fn publish(State(admin): State<Admin>, axum::extract::Path(name): axum::ex
     parts.uri = uri;
     parts.headers.insert(header::AUTHORIZATION, token);
     admin.routes.respond(Request::from_parts(parts, Body::new(body))).await
-}
-
-fn store_error(error: &crate::store::StoreError) -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
 }

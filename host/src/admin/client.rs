@@ -11,7 +11,8 @@ use tokio::net::UnixStream;
 
 use crate::{
     admin::{self, socket},
-    config::StoreConfig,
+    config::{Config, StoreConfig},
+    letters::DeadLetters,
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
     task,
 };
@@ -103,12 +104,13 @@ impl Client {
         socket::path(store).map(|socket| Self { socket, offline: None }).ok_or(ClientError::InMemory)
     }
 
-    /// The client of the host with this store, or, when none runs, of the store itself: it is opened and locked as long as this lives.
+    /// The client of the host that runs this configuration, or, when none does, of its store: it is opened and locked as long as this lives.
     /// Without a host there are no queues to publish to and nothing to show the status of.
     ///
     /// # Errors
     /// When no host runs and the store cannot be opened.
-    pub async fn or_offline(store: &StoreConfig) -> Result<Self, ClientError> {
+    pub async fn or_offline(config: &Config) -> Result<Self, ClientError> {
+        let store = &config.host.store;
         let mut client = Self::of(store)?;
         if client.connect().await.is_ok() {
             return Ok(client);
@@ -118,7 +120,7 @@ impl Client {
             StoreConfig::Postgres { url, .. } => Arc::new(PostgresStore::open(url).await.map_err(ClientError::Store)?),
             _ => return Err(ClientError::NotRunning(client.socket)),
         };
-        client.offline = Some(admin::offline(opened));
+        client.offline = Some(admin::offline(DeadLetters::offline(config, opened)));
         Ok(client)
     }
 

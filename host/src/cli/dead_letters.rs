@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use koksmat::control::Request;
+use koksmat::control::{Client, Request};
 use serde_json::Value;
 
-use super::{Failure, say, target};
+use super::{Failure, say, target, trial};
 
 /// Look at, replay or purge dead letters.
 #[derive(Debug, clap::Args)]
@@ -19,23 +19,36 @@ pub(crate) struct DeadLetters {
 enum Action {
     /// One line for each
     List {
+        /// A folder with a koksmat.toml, or a configuration file
+        #[arg(default_value = ".")]
+        path: PathBuf,
         #[command(flatten)]
         of: Of,
         /// One JSON document a line
         #[arg(long)]
         json: bool,
     },
-    /// Everything about one: the event, the attempts, the reason
+    /// Everything about one: the event, where it came from, the attempts, the reason
     Show {
         /// Its number
         id: i64,
         #[command(flatten)]
         place: InFolder,
+        /// On one line
+        #[arg(long)]
+        json: bool,
     },
-    /// Handle again, with a fresh count of attempts
+    /// Handle again by the code that serves now, with a fresh count of attempts
     Replay {
         #[command(flatten)]
         which: Which,
+        /// Handle it now and throw the effects away: the letter stays, nothing is written or emitted, and only GET and HEAD are sent.
+        /// The exit status is 0 when the handler is done with each, else 1
+        #[arg(long)]
+        dry: bool,
+        /// The code to run; so far there is only the current one
+        #[arg(long, value_name = "DIGEST")]
+        version: Option<String>,
     },
     /// Forget
     Purge {
@@ -51,84 +64,94 @@ struct InFolder {
     path: PathBuf,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct Of {
-    /// A folder with a koksmat.toml, or a configuration file
-    #[arg(default_value = ".")]
-    path: PathBuf,
     /// Only of this handler
     #[arg(long)]
     handler: Option<String>,
     /// Only of this source
     #[arg(long)]
     source: Option<String>,
+    /// Only what came here since then: a time in RFC 3339, or how long ago (`1h`)
+    #[arg(long)]
+    since: Option<String>,
+    /// Only what came here until then
+    #[arg(long)]
+    until: Option<String>,
+}
+
+impl Of {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let Self { handler, source, since, until } = self.clone();
+        let named = [("handler", handler), ("source", source), ("since", since), ("until", until)];
+        named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
 #[derive(Debug, clap::Args)]
 struct Which {
     /// Its number
-    #[arg(required_unless_present_any = ["all", "handler", "source"])]
+    #[arg(required_unless_present_any = ["all", "handler", "source", "since", "until"])]
     id: Option<i64>,
     /// All of them
     #[arg(long, conflicts_with = "id")]
     all: bool,
-    /// Those of this handler
-    #[arg(long, conflicts_with = "id")]
-    handler: Option<String>,
-    /// Those of this source
-    #[arg(long, conflicts_with = "id")]
-    source: Option<String>,
+    #[command(flatten)]
+    of: Of,
     #[command(flatten)]
     place: InFolder,
+    /// JSON, a document a line
+    #[arg(long)]
+    json: bool,
 }
 
 impl Which {
     fn query(&self) -> Vec<(&'static str, String)> {
         let id = self.id.map(|id| ("id", id.to_string()));
-        let handler = self.handler.clone().map(|handler| ("handler", handler));
-        let source = self.source.clone().map(|source| ("source", source));
         let all = self.all.then(|| ("all", "true".to_owned()));
-        [id, handler, source, all].into_iter().flatten().collect()
+        id.into_iter().chain(all).chain(self.of.query()).collect()
     }
 }
 
 impl DeadLetters {
     pub(crate) async fn run(self) -> Result<u8, Failure> {
         match self.action {
-            Action::List { of, json } => list(of, json).await,
-            Action::Show { id, place } => show(id, place).await,
-            Action::Replay { which } => {
-                let client = target::client_or_store(&which.place.path).await?;
-                let answer = client.send(Request::post("/api/dead-letters/replay").query(which.query())).await.map_err(target::failed)?;
-                say(format_args!("{} go round again", answer["replayed"]));
-                Ok(0)
+            Action::List { path, of, json } => {
+                let client = target::client_or_store(&path).await?;
+                let show = async |letter: Value| {
+                    say(format_args!("{}", if json { letter.to_string() } else { line(&letter) }));
+                    Ok(())
+                };
+                each(&client, of.query(), show).await.map(|()| 0)
             }
-            Action::Purge { which } => {
-                let client = target::client_or_store(&which.place.path).await?;
-                let answer = client.send(Request::delete("/api/dead-letters").query(which.query())).await.map_err(target::failed)?;
-                say(format_args!("{} forgotten", answer["purged"]));
-                Ok(0)
+            Action::Show { id, place, json } => show(id, place, json).await,
+            Action::Replay { version: Some(digest), .. } => {
+                Err(Failure::usage(format!("the code {digest} is not kept: a replay runs on the current version; leave out --version")))
             }
+            Action::Replay { which, dry: true, .. } => dry_run(&which).await,
+            Action::Replay { which, .. } => replay(&which).await,
+            Action::Purge { which } => purge(&which).await,
         }
     }
 }
 
-async fn list(of: Of, json: bool) -> Result<u8, Failure> {
-    let client = target::client_or_store(&of.path).await?;
+/// Every dead letter of a query, page by page.
+async fn each(
+    client: &Client,
+    query: Vec<(&'static str, String)>,
+    mut f: impl AsyncFnMut(Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut after = 0;
     loop {
-        let handler = of.handler.clone().map(|handler| ("handler", handler));
-        let source = of.source.clone().map(|source| ("source", source));
-        let query = [handler, source, Some(("after", after.to_string()))].into_iter().flatten();
-        let page = client.send(Request::get("/api/dead-letters").query(query)).await.map_err(target::failed)?;
-        let Some(letters) = page.as_array().filter(|letters| !letters.is_empty()) else { return Ok(0) };
+        let page = query.iter().cloned().chain([("after", after.to_string())]);
+        let page = client.send(Request::get("/api/dead-letters").query(page)).await.map_err(target::failed)?;
+        let Value::Array(letters) = page else { return Ok(()) };
+        if letters.is_empty() {
+            return Ok(());
+        }
         for letter in letters {
-            if json {
-                say(format_args!("{letter}"));
-            } else {
-                say(format_args!("{}", line(letter)));
-            }
             after = after.max(letter["id"].as_i64().unwrap_or(i64::MAX));
+            f(letter).await?;
         }
     }
 }
@@ -143,10 +166,64 @@ fn line(letter: &Value) -> String {
     format!("{}  {at}  {source} → {handler}  {ty}  {reason}", letter["id"])
 }
 
-async fn show(id: i64, place: InFolder) -> Result<u8, Failure> {
+async fn show(id: i64, place: InFolder, json: bool) -> Result<u8, Failure> {
     let client = target::client_or_store(&place.path).await?;
     let page = client.send(Request::get("/api/dead-letters").query([("id", id.to_string())])).await.map_err(target::failed)?;
     let letter = page.get(0).ok_or_else(|| Failure::usage(format!("there is no dead letter {id}")))?;
-    say(format_args!("{}", serde_json::to_string_pretty(letter).map_err(Failure::start)?));
+    let text = if json { Ok(letter.to_string()) } else { serde_json::to_string_pretty(letter) };
+    say(format_args!("{}", text.map_err(Failure::start)?));
     Ok(0)
+}
+
+async fn replay(which: &Which) -> Result<u8, Failure> {
+    let client = target::client_or_store(&which.place.path).await?;
+    let answer = client.send(Request::post("/api/dead-letters/replay").query(which.query())).await.map_err(target::failed)?;
+    if which.json {
+        say(format_args!("{answer}"));
+        return Ok(0);
+    }
+    say(format_args!("{} go round again", answer["replayed"]));
+    if answer["left"].as_u64().is_some_and(|left| left > 0) {
+        say(format_args!("{} stay: no handler that is configured takes them", answer["left"]));
+    }
+    Ok(0)
+}
+
+async fn purge(which: &Which) -> Result<u8, Failure> {
+    let client = target::client_or_store(&which.place.path).await?;
+    let answer = client.send(Request::delete("/api/dead-letters").query(which.query())).await.map_err(target::failed)?;
+    if which.json {
+        say(format_args!("{answer}"));
+    } else {
+        say(format_args!("{} forgotten", answer["purged"]));
+    }
+    Ok(0)
+}
+
+async fn dry_run(which: &Which) -> Result<u8, Failure> {
+    let client = target::client_or_store(&which.place.path).await?;
+    let mut code = 0;
+    let mut none = true;
+    let run = async |letter: Value| {
+        none = false;
+        let id = letter["id"].to_string();
+        let request = Request::post("/api/dead-letters/dry-run").query([("id", id.clone())]);
+        let answer = client.send(request).await.map_err(target::failed)?;
+        let trials = answer["trials"].as_array().map(Vec::as_slice).unwrap_or_default();
+        code = code.max(trial::code(trials));
+        if which.json {
+            say(format_args!("{answer}"));
+            return Ok(());
+        }
+        for trial in trials {
+            say(format_args!("{id}  {}", trial::text(trial)));
+        }
+        Ok(())
+    };
+    let query = which.query().into_iter().filter(|(name, _)| *name != "all").collect();
+    each(&client, query, run).await?;
+    match which.id {
+        Some(id) if none => Err(Failure::usage(format!("there is no dead letter {id}"))),
+        _ => Ok(code),
+    }
 }

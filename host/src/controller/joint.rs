@@ -272,7 +272,7 @@ impl std::fmt::Debug for CallInLine {
 }
 
 /// The same for every attempt of a call, another for every other call.
-fn idempotency_key(id: &CallId, event: &Event) -> String {
+pub(crate) fn idempotency_key(id: &CallId, event: &Event) -> String {
     let mut hash = Sha256::new();
     let key = id.key.as_deref().unwrap_or(&event.id);
     for part in [id.tenant.as_str(), &*id.source, key, &*id.handler] {

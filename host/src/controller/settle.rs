@@ -58,7 +58,7 @@ impl Settler {
         if finished.overtaken && !last_time {
             return None;
         }
-        let failure = finished.failure.clone();
+        let (failure, plugin) = (finished.failure.clone(), finished.plugin.clone());
         let settled = match finished.outcome {
             Outcome::Done(ref response) => {
                 let response = response.clone();
@@ -87,18 +87,18 @@ impl Settler {
                     Ok(Committed::Fenced) => self.was_fenced(joint, call),
                     Ok(Committed::Overtaken) if last_time => {
                         let reason = "other calls changed what it read every time it ran".to_owned();
-                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None).await
+                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None, &plugin).await
                     }
                     Ok(Committed::Overtaken) => return None,
                     Ok(Committed::Full(queue)) => {
                         let reason = format!("the backlog of `{queue}`, to which it emits, is full");
-                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None).await
+                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None, &plugin).await
                     }
-                    Ok(Committed::Invalid(reason)) => self.fail(joint, routed, call, Outcome::Reject { reason }, None).await,
+                    Ok(Committed::Invalid(reason)) => self.fail(joint, routed, call, Outcome::Reject { reason }, None, &plugin).await,
                     Err(error) => self.store_failed(joint, call, &error).await,
                 }
             }
-            outcome => self.fail(joint, routed, call, outcome, failure).await,
+            outcome => self.fail(joint, routed, call, outcome, failure, &plugin).await,
         };
         Some(settled)
     }
@@ -126,7 +126,7 @@ impl Settler {
     }
 
     /// A call that did not work out: parked, dead, or told to who waits. Its effects are discarded.
-    async fn fail(&self, joint: &Joint, routed: &Routed, call: &Call, outcome: Outcome, failure: Option<Failure>) -> Settled {
+    async fn fail(&self, joint: &Joint, routed: &Routed, call: &Call, outcome: Outcome, failure: Option<Failure>, plugin: &str) -> Settled {
         let (reason, after, rejected) = match outcome {
             Outcome::Retry { reason, after } => (reason, after, false),
             Outcome::Reject { reason } => (reason, None, true),
@@ -142,12 +142,12 @@ impl Settler {
             let tally = if rejected { Tally::Dead } else { Tally::Returned };
             return Settled { tally, answer };
         }
-        let failed = Some(Attempt { at: now(), error: reason.clone() });
+        let failed = Some(Attempt { at: now(), error: reason.clone(), plugin: Some(plugin.to_owned()) });
         let (verdict, settled) = if rejected || attempt >= config.retry.attempts {
             let why = if rejected { reason.clone() } else { format!("failed {attempt} times; last: {reason}") };
             tracing::warn!(%tenant, handler, event, attempt, reason = why, "the call failed for good: dead letter");
             let answer = Answer::Dead { reason: why.clone() };
-            (Verdict::Dead { reason: why, failed, plugin: routed.handler.digest() }, Settled { tally: Tally::Dead, answer })
+            (Verdict::Dead { reason: why, failed, plugin: plugin.to_owned() }, Settled { tally: Tally::Dead, answer })
         } else {
             let wait = after.unwrap_or_else(|| backoff(&config.retry, attempt));
             tracing::warn!(%tenant, handler, event, attempt, reason, ?wait, "the call failed and waits for its next attempt");

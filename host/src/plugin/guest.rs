@@ -16,7 +16,7 @@ use crate::{
     plugin::{
         Call, Handler,
         capability::{
-            http::OutboundCall,
+            http::{OutboundCall, Outside},
             logging::{CallLog, Stdio, StdioLevel},
         },
         effects::CallEffects,
@@ -59,12 +59,12 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(handler: &Handler, call: &Call, deadline: Instant, log: CallLog) -> Self {
+    pub(crate) fn new(handler: &Handler, call: &Call, deadline: Instant, log: CallLog, outside: Outside) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADER_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(crate::plugin::limits::HANDLES);
-        let outbound = OutboundCall::new(handler.outbound.clone(), handler.store.clone(), call, deadline);
+        let outbound = OutboundCall::new(handler.outbound.clone(), handler.store.clone(), call, deadline, outside);
         Self {
             limiter: Limiter::new(handler.config.memory),
             id: call.id.clone(),

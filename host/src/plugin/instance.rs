@@ -16,7 +16,10 @@ use crate::{
     plugin::{
         Code, Handler,
         bindings::koksmat::plugin::types as wit,
-        capability::logging::CallLog,
+        capability::{
+            http::{Asked, Outside},
+            logging::CallLog,
+        },
         guest::{Emission, Guest},
         limits,
     },
@@ -47,6 +50,8 @@ pub struct Call {
 /// What a call came to.
 #[derive(Debug)]
 pub struct Finished {
+    /// The code that ran: a digest.
+    pub plugin: Arc<str>,
     /// The outcome, as the one table has it.
     pub outcome: Outcome,
     /// Set when the guest did not answer by itself.
@@ -78,16 +83,21 @@ impl Handler {
         if let Some(stand_in) = &self.stand_in {
             return stand_in.call(call).await;
         }
+        let log = CallLog::new(call.id.tenant.as_str().into(), call.id.handler.clone(), call.event.id.as_str().into(), call.attempt);
+        self.run_aside(call, log, Outside::Open).await.0
+    }
+
+    /// The same with a log and a way out of its own, and the requests that were kept.
+    pub(super) async fn run_aside(self: &Arc<Self>, call: Call, log: CallLog, outside: Outside) -> (Finished, Vec<Asked>) {
         let started = Instant::now();
         // On the heap from the start: it is large, and would be copied into each future around it.
-        let call = Box::pin(self.clone().run(call, started));
+        let call = Box::pin(self.clone().run(call, started, log, outside));
         self.engine.aside().run(&self.heavy, call).await
     }
 
-    async fn run(self: Arc<Self>, call: Call, started: Instant) -> Finished {
+    async fn run(self: Arc<Self>, call: Call, started: Instant, log: CallLog, outside: Outside) -> (Finished, Vec<Asked>) {
         let deadline = started + self.config.timeout;
-        let log = CallLog::new(call.id.tenant.as_str().into(), call.id.handler.clone(), call.event.id.as_str().into(), call.attempt);
-        let guest = Guest::new(&self, &call, deadline, log.clone());
+        let guest = Guest::new(&self, &call, deadline, log.clone(), outside);
         let code = self.code.load_full();
         let mut store = Store::new(code.pre.engine(), guest);
         store.limiter(|guest| &mut guest.limiter);
@@ -112,7 +122,9 @@ impl Handler {
             Ok(outcome) => (outcome, None),
             Err(failure) => (failure.clone().into(), Some(failure)),
         };
-        Finished {
+        let asked = guest.outbound.take_asked();
+        let finished = Finished {
+            plugin: code.digest.clone(),
             outcome,
             failure,
             reads: guest.effects.reads(),
@@ -121,7 +133,8 @@ impl Handler {
             overtaken: guest.outbound.overtaken(),
             holds: guest.outbound.holds(),
             took: started.elapsed(),
-        }
+        };
+        (finished, asked)
     }
 }
 

@@ -11,9 +11,9 @@ use arc_swap::ArcSwap;
 use wasmtime::component::Linker;
 
 use crate::{
-    config::{HandlerConfig, PluginRef},
+    config::{Config, HandlerConfig, PluginRef, SourceKind},
     plugin::{
-        Code, Engine, Handler, ScriptLoad,
+        Capacity, Code, Engine, Handler, ScriptLoad,
         build::{BuildError, Builder, Built, Cache, LOAD, Script},
         capability::{self, Capability, http::Outbound},
         contract,
@@ -83,7 +83,22 @@ pub struct Loader {
     engine: Engine,
 }
 
+/// Instances beside those that calls need: one for each lane, some for what is being cut, and one that is tried without effects.
+const SPARE_INSTANCES: usize = 8;
+
 impl Loader {
+    /// A loader for the handlers of a configuration.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when the kernel's limits do not allow as many instances as are asked for.
+    pub fn of(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Self> {
+        let memory = config.handlers.iter().map(|h| h.memory).max().unwrap_or(64 << 20);
+        let instances = u32::try_from(config.host.concurrency + SPARE_INSTANCES)?;
+        let engine = Engine::new(Capacity { instances, memory })?;
+        let queues = config.sources.iter().filter(|s| matches!(s.kind, SourceKind::Embedded(_))).map(|s| s.name.clone()).collect();
+        Self::new(engine, &config.cache_dir(), store, queues)
+    }
+
     /// A loader that keeps what it builds and compiles in `cache_dir`. `queues` are the embedded queues that guests may emit to.
     ///
     /// # Errors

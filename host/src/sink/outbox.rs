@@ -144,7 +144,7 @@ impl Shared {
             Ok(()) => (Verdict::Done { effects: Effects::default(), keep: None }, Ended::Published),
             Err(PublishError::Refused(reason)) => {
                 tracing::warn!(sink = self.name, event = task.event.id, reason, "the event cannot be published: dead letter");
-                let failed = Some(Attempt { at: now(), error: reason.clone() });
+                let failed = Some(Attempt { at: now(), error: reason.clone(), plugin: None });
                 (Verdict::Dead { reason, failed, plugin: String::new() }, Ended::Refused)
             }
             Err(PublishError::Unavailable(reason)) => {

@@ -210,6 +210,9 @@ impl Store for Ledger {
     fn dead_letters(&self, _: DeadLetterQuery) -> StoreFuture<'_, Vec<DeadLetter>> {
         unsupported()
     }
+    fn count_dead_letters(&self, _: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        unsupported()
+    }
     fn replay(&self, _: DeadLetterQuery, _: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64> {
         unsupported()
     }

@@ -287,6 +287,9 @@ impl Store for FakeStore {
     fn dead_letters(&self, _: DeadLetterQuery) -> StoreFuture<'_, Vec<DeadLetter>> {
         closed()
     }
+    fn count_dead_letters(&self, _: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        closed()
+    }
     fn replay(&self, _: DeadLetterQuery, _: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64> {
         closed()
     }

@@ -88,7 +88,10 @@ macro_rules! conformance {
             }
             dead_letters {
                 letters_are_found_by_what_they_belong_to,
+                letters_are_found_by_when_they_came_and_counted,
+                a_letter_keeps_where_its_event_came_from_and_what_was_tried,
                 a_replayed_letter_is_a_new_call,
+                a_letter_that_nobody_is_to_handle_stays,
                 a_letter_without_a_handler_is_routed_again,
                 purged_letters_are_gone,
                 what_is_old_is_forgotten_but_not_while_a_task_needs_it,
@@ -210,7 +213,7 @@ pub(crate) fn done_with(effects: Effects) -> Verdict {
 }
 
 fn failed(error: &str) -> Attempt {
-    Attempt { at: 1, error: error.into() }
+    Attempt { at: 1, error: error.into(), plugin: Some("sha256:0".into()) }
 }
 
 pub(crate) fn dead(reason: &str) -> Verdict {

@@ -1,6 +1,6 @@
 //! What the dead letters of every store have in common.
 
-use super::DeadLetterQuery;
+use super::{DeadLetterQuery, Millis};
 use crate::{event::Event, tenant::Tenant};
 
 /// Dead letters of one step: they come with their data.
@@ -18,6 +18,7 @@ pub(super) struct NewLetter<'a> {
     pub(super) history: &'a str,
     pub(super) plugin: Option<&'a str>,
     pub(super) hops: u32,
+    pub(super) accepted_at: Option<Millis>,
     pub(super) event: &'a Event,
 }
 

@@ -259,6 +259,10 @@ impl Store for PostgresStore {
         Box::pin(async move { dead_letter::list(&mut *self.reader().await?, &query).await })
     }
 
+    fn count_dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        Box::pin(async move { dead_letter::count(&mut *self.reader().await?, &query).await })
+    }
+
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (mut steps, mut replayed) = (Steps::new(query), 0);

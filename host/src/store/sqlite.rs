@@ -223,6 +223,10 @@ impl Store for SqliteStore {
         Box::pin(self.readers.run(move |c| dead_letter::list(c, &query)))
     }
 
+    fn count_dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        Box::pin(self.readers.run(move |c| dead_letter::count(c, &query)))
+    }
+
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (mut steps, mut replayed) = (Steps::new(query), 0);

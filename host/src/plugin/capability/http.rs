@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -23,6 +23,7 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
 };
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
@@ -192,9 +193,35 @@ fn port_of(uri: &Uri) -> u16 {
     uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 })
 }
 
+/// What the requests of a call meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outside {
+    /// The world.
+    Open,
+    /// The world, as long as they ask for nothing that changes it: GET and HEAD. What is asked is kept.
+    Safe,
+}
+
+/// A request that a call made, and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Asked {
+    /// The method.
+    pub method: String,
+    /// Where to; what looks like a secret in its query is replaced.
+    pub url: String,
+    /// The status of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there was no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// The outbound requests of one call.
 pub(crate) struct OutboundCall {
     outbound: Outbound,
+    outside: Outside,
+    asked: Arc<Mutex<Vec<Asked>>>,
     store: Arc<dyn Store>,
     tenant: Tenant,
     holder: Holder,
@@ -211,9 +238,11 @@ pub(crate) struct OutboundCall {
 }
 
 impl OutboundCall {
-    pub(crate) fn new(outbound: Outbound, store: Arc<dyn Store>, call: &Call, deadline: Instant) -> Self {
+    pub(crate) fn new(outbound: Outbound, store: Arc<dyn Store>, call: &Call, deadline: Instant, outside: Outside) -> Self {
         Self {
             outbound,
+            outside,
+            asked: Arc::default(),
             store,
             tenant: call.id.tenant.clone(),
             holder: call.holder,
@@ -245,6 +274,21 @@ impl OutboundCall {
         self.holds.load(Ordering::Acquire)
     }
 
+    /// The requests that were kept.
+    pub(crate) fn take_asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keep what is asked, where that is kept. Its place.
+    fn note(&self, request: &http::Request<WasiBody>) -> Option<Noted> {
+        if self.outside == Outside::Open {
+            return None;
+        }
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push(Asked { method: request.method().to_string(), url: redacted(request.uri()), status: None, error: None });
+        Some(Noted { asked: self.asked.clone(), place: asked.len() - 1 })
+    }
+
     fn key_of(&mut self, method: &Method, uri: &Uri) -> String {
         let authority = uri.authority().map(Authority::to_string).unwrap_or_default();
         let path = uri.path().to_owned();
@@ -259,8 +303,63 @@ impl OutboundCall {
     }
 }
 
+/// The place of a request among those that were kept.
+struct Noted {
+    asked: Arc<Mutex<Vec<Asked>>>,
+    place: usize,
+}
+
+impl Noted {
+    fn answered(&self, sent: &Sent) {
+        if let Some(asked) = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get_mut(self.place) {
+            match sent {
+                Ok((response, _)) => asked.status = Some(response.status().as_u16()),
+                Err(error) => asked.error = Some(format!("{error:?}")),
+            }
+        }
+    }
+}
+
+/// A URL as it is shown: what the query gives under a name that sounds like a secret is left out.
+fn redacted(uri: &Uri) -> String {
+    let text = uri.to_string();
+    let Some((place, query)) = text.split_once('?') else { return text };
+    let secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["key", "token", "secret", "password", "signature", "sig", "auth", "credential"].iter().any(|word| name.contains(word))
+    };
+    let shown = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if secret(name) => format!("{name}=…"),
+        _ => pair.to_owned(),
+    });
+    format!("{place}?{}", shown.collect::<Vec<_>>().join("&"))
+}
+
 impl WasiHttpHooks for OutboundCall {
     fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        body_sent: Boxed<Result<(), Error>>,
+    ) -> Boxed<Sent> {
+        let noted = self.note(&request);
+        let sent = self.send(request, options, body_sent);
+        match noted {
+            None => sent,
+            Some(noted) => {
+                let sent = Box::into_pin(sent);
+                Box::new(async move {
+                    let sent = sent.await;
+                    noted.answered(&sent);
+                    sent
+                })
+            }
+        }
+    }
+}
+
+impl OutboundCall {
+    fn send(
         &mut self,
         mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
@@ -279,6 +378,9 @@ impl WasiHttpHooks for OutboundCall {
             return refuse(Error::ConnectionLimitReached);
         }
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        if self.outside == Outside::Safe && method != Method::GET && method != Method::HEAD {
+            return refuse(Error::InternalError(Some(format!("a dry run sends no {method}: only GET and HEAD"))));
+        }
         let key = self.key_of(&method, &uri);
         let headers = request.headers_mut();
         let has_body = method != Method::GET && method != Method::HEAD;
@@ -369,6 +471,13 @@ mod tests {
 
     fn list(entries: &[&str]) -> AllowList {
         AllowList(entries.iter().map(|e| (*e).to_owned()).collect())
+    }
+
+    #[test]
+    fn what_a_query_holds_under_the_name_of_a_secret_is_not_shown() {
+        let shown = |uri: &str| redacted(&uri.parse().unwrap());
+        assert_eq!(shown("https://a.example/v1?id=7&api_key=s3cret&Access-Token=x"), "https://a.example/v1?id=7&api_key=…&Access-Token=…");
+        assert_eq!(shown("https://a.example/key?page=2"), "https://a.example/key?page=2");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use serde::Serialize;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
@@ -27,11 +28,56 @@ pub(crate) struct CallLog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    tenant: Arc<str>,
-    handler: Arc<str>,
-    event: Arc<str>,
-    attempt: u32,
+    to: To,
     budget: Mutex<Budget>,
+}
+
+#[derive(Debug)]
+enum To {
+    /// Into the host's log.
+    Host { tenant: Arc<str>, handler: Arc<str>, event: Arc<str>, attempt: u32 },
+    /// Nowhere: they are kept for whoever tries the handler.
+    Kept(Mutex<Vec<LogLine>>),
+}
+
+/// A message that was kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogLine {
+    /// How bad it is.
+    pub level: LogLevel,
+    /// What the guest called its context, if anything: `stdout` and `stderr` for what is printed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub context: String,
+    /// The message.
+    pub message: String,
+}
+
+/// How bad a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// For whoever looks for a mistake.
+    Debug,
+    /// What goes on.
+    Info,
+    /// Something is odd.
+    Warn,
+    /// Something went wrong.
+    Error,
+}
+
+impl From<Level> for LogLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Trace => Self::Trace,
+            Level::Debug => Self::Debug,
+            Level::Info => Self::Info,
+            Level::Warn => Self::Warn,
+            Level::Error | Level::Critical => Self::Error,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,8 +89,25 @@ struct Budget {
 
 impl CallLog {
     pub(crate) fn new(tenant: Arc<str>, handler: Arc<str>, event: Arc<str>, attempt: u32) -> Self {
+        Self::to(To::Host { tenant, handler, event, attempt })
+    }
+
+    /// One whose messages are kept and go nowhere.
+    pub(crate) fn kept() -> Self {
+        Self::to(To::Kept(Mutex::default()))
+    }
+
+    fn to(to: To) -> Self {
         let budget = Mutex::new(Budget { left: CALL_BYTES, dropped: 0, dropped_bytes: 0 });
-        Self(Arc::new(Inner { tenant, handler, event, attempt, budget }))
+        Self(Arc::new(Inner { to, budget }))
+    }
+
+    /// What was kept.
+    pub(crate) fn lines(&self) -> Vec<LogLine> {
+        match &self.0.to {
+            To::Host { .. } => Vec::new(),
+            To::Kept(lines) => std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 
     /// Write a message, or count it as dropped.
@@ -61,7 +124,14 @@ impl CallLog {
             budget.left -= cost;
         }
         let (message, context) = (clean(message), clean(context));
-        let (tenant, handler, event, attempt) = (&*inner.tenant, &*inner.handler, &*inner.event, inner.attempt);
+        let (tenant, handler, event, attempt) = match &inner.to {
+            To::Host { tenant, handler, event, attempt } => (&**tenant, &**handler, &**event, *attempt),
+            To::Kept(lines) => {
+                let line = LogLine { level: level.into(), context, message };
+                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                return;
+            }
+        };
         macro_rules! line {
             ($level:ident) => {
                 if context.is_empty() {
@@ -84,12 +154,19 @@ impl CallLog {
     pub(crate) fn finish(&self) {
         let inner = &*self.0;
         let budget = inner.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        if budget.dropped > 0 {
-            let (dropped, bytes) = (budget.dropped, budget.dropped_bytes);
-            tracing::warn!(
-                target: "koksmat::guest", tenant = &*inner.tenant, handler = &*inner.handler, event = &*inner.event, dropped, bytes,
-                "the call logged more than {CALL_BYTES} bytes: {dropped} messages were dropped"
-            );
+        if budget.dropped == 0 {
+            return;
+        }
+        let (dropped, bytes) = (budget.dropped, budget.dropped_bytes);
+        let message = format!("the call logged more than {CALL_BYTES} bytes: {dropped} messages were dropped");
+        match &inner.to {
+            To::Host { tenant, handler, event, .. } => {
+                tracing::warn!(target: "koksmat::guest", tenant = &**tenant, handler = &**handler, event = &**event, dropped, bytes, "{message}");
+            }
+            To::Kept(lines) => {
+                let line = LogLine { level: LogLevel::Warn, context: String::new(), message };
+                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
         }
     }
 }

@@ -9,6 +9,13 @@ fn nowhere() -> Arc<Reroute> {
     Arc::new(|_| Vec::new())
 }
 
+/// To the handler that it died in, in the same order.
+pub(crate) fn again() -> Arc<Reroute> {
+    Arc::new(|letter| {
+        letter.handler.iter().map(|handler| Subscriber { handler: handler.as_str().into(), order: letter.order.clone() }).collect()
+    })
+}
+
 async fn kill(store: &dyn Store, id: &str) {
     accept(store, order(id)).await;
     let task = claim_one(store).await;
@@ -34,11 +41,41 @@ pub(crate) async fn letters_are_found_by_what_they_belong_to(store: Arc<dyn Stor
     assert_eq!(found(DeadLetterQuery { tenant: Some(Tenant::new("acme")), ..all_letters() }).await, ["4"]);
 }
 
+pub(crate) async fn letters_are_found_by_when_they_came_and_counted(store: Arc<dyn Store>) {
+    for id in ["1", "2", "3"] {
+        kill(&*store, id).await;
+    }
+    let letters = store.dead_letters(all_letters()).await.unwrap();
+    let (first, last) = (letters[0].at, letters[2].at);
+    let count = async |query: DeadLetterQuery| store.count_dead_letters(query).await.unwrap();
+    assert_eq!(count(DeadLetterQuery { limit: 0, ..all_letters() }).await, 3, "the limit does not count");
+    assert_eq!(count(DeadLetterQuery { since: Some(first), until: Some(last), ..all_letters() }).await, 3, "both ends are inside");
+    assert_eq!(count(DeadLetterQuery { since: Some(last + 1), ..all_letters() }).await, 0);
+    assert_eq!(count(DeadLetterQuery { until: Some(first - 1), ..all_letters() }).await, 0);
+    assert_eq!(count(DeadLetterQuery { handler: Some("ship".into()), ..all_letters() }).await, 0);
+    assert_eq!(store.purge(DeadLetterQuery { until: Some(first - 1), ..all_letters() }).await.unwrap(), 0);
+}
+
+pub(crate) async fn a_letter_keeps_where_its_event_came_from_and_what_was_tried(store: Arc<dyn Store>) {
+    accept(&*store, Acceptance { hops: 2, ..ordered("1", "anna") }).await;
+    let task = claim_one(&*store).await;
+    store.commit(settling(&task, park(0))).await.unwrap();
+    let task = claim_one(&*store).await;
+    store.commit(settling(&task, dead("no"))).await.unwrap();
+    store.commit(direct(Some("2"), dead("no"))).await.unwrap();
+    let letters = store.dead_letters(all_letters()).await.unwrap();
+    let [tried, at_once] = &letters[..] else { panic!("{letters:?}") };
+    assert_eq!((tried.key.as_deref(), tried.order.as_deref(), tried.hops), (Some("1"), Some("anna"), 2));
+    assert_eq!(tried.attempts, [failed("busy"), failed("no")], "each with the code that ran");
+    assert!(tried.accepted_at.is_some_and(|accepted| accepted <= tried.at), "{tried:?}");
+    assert_eq!((at_once.key.as_deref(), at_once.order.as_deref(), at_once.accepted_at), (Some("2"), None, None));
+}
+
 pub(crate) async fn a_replayed_letter_is_a_new_call(store: Arc<dyn Store>) {
     for id in ["1", "2", "3"] {
         kill(&*store, id).await;
     }
-    assert_eq!(store.replay(DeadLetterQuery { limit: 2, ..all_letters() }, nowhere()).await.unwrap(), 2);
+    assert_eq!(store.replay(DeadLetterQuery { limit: 2, ..all_letters() }, again()).await.unwrap(), 2);
     assert_eq!(store.dead_letters(all_letters()).await.unwrap().len(), 1);
     let tasks = claim(&*store).await;
     assert_eq!(ids(&tasks), ["1", "2"]);
@@ -50,6 +87,13 @@ pub(crate) async fn a_replayed_letter_is_a_new_call(store: Arc<dyn Store>) {
         assert_eq!(store.commit(settling(task, done())).await.unwrap(), Committed::Yes);
     }
     assert_eq!(accepted(&*store, order("1")).await, Accepted::Duplicate { id: "1".into() });
+}
+
+pub(crate) async fn a_letter_that_nobody_is_to_handle_stays(store: Arc<dyn Store>) {
+    kill(&*store, "1").await;
+    assert_eq!(store.replay(all_letters(), nowhere()).await.unwrap(), 0);
+    assert_eq!(store.count_dead_letters(all_letters()).await.unwrap(), 1);
+    assert!(claim(&*store).await.is_empty());
 }
 
 pub(crate) async fn a_letter_without_a_handler_is_routed_again(store: Arc<dyn Store>) {

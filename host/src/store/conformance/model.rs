@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
-use crate::store::DeadLetter;
 
 #[derive(Default)]
 struct Model {
@@ -110,8 +109,7 @@ async fn write(store: &dyn Store, model: &mut Model, random: &mut StdRng) -> Eff
 }
 
 async fn replay(store: &dyn Store, model: &mut Model) {
-    let nowhere = Arc::new(|_: &DeadLetter| Vec::new());
-    let replayed = store.replay(all_letters(), nowhere).await.unwrap();
+    let replayed = store.replay(all_letters(), dead_letters::again()).await.unwrap();
     assert_eq!(replayed, model.dead.len() as u64);
     model.open.append(&mut model.dead);
 }

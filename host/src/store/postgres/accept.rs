@@ -116,6 +116,7 @@ async fn write(tx: &mut Tx<'_>, new: &[&Acceptance]) -> Result<(), StoreError> {
             history: "[]",
             plugin: None,
             hops: acceptance.hops,
+            accepted_at: Some(now),
             event: &acceptance.event,
         };
         dead_letter::insert(tx, &letter).await?;

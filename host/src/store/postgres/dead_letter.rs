@@ -26,15 +26,17 @@ use crate::{
     tenant::Tenant,
 };
 
-/// Which letters, as [`DeadLetterQuery`] says, oldest first. Parameters of [`which`].
+/// Which letters, as [`DeadLetterQuery`] says. Parameters of [`which`].
 const WHICH: &str =
     "id > $1 AND ($2::bigint IS NULL OR id = $2) AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR handler = $4)
-    AND ($5::text IS NULL OR source = $5) ORDER BY id LIMIT $6";
+    AND ($5::text IS NULL OR source = $5) AND ($6::bigint IS NULL OR at >= $6) AND ($7::bigint IS NULL OR at <= $7)";
+/// The oldest of them, as many as were asked for.
+const OLDEST: &str = "ORDER BY id LIMIT $8";
 
 pub(super) async fn insert(tx: &mut Tx<'_>, letter: &NewLetter<'_>) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at, accepted_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(letter.tenant.as_str())
     .bind(letter.source)
@@ -49,6 +51,7 @@ pub(super) async fn insert(tx: &mut Tx<'_>, letter: &NewLetter<'_>) -> Result<()
     .bind(to_json(letter.event)?)
     .bind(&*letter.event.data)
     .bind(tx.now)
+    .bind(letter.accepted_at)
     .execute(&mut *tx.connection)
     .await?;
     Ok(())
@@ -57,9 +60,9 @@ pub(super) async fn insert(tx: &mut Tx<'_>, letter: &NewLetter<'_>) -> Result<()
 /// A task that is not to run again becomes a dead letter.
 pub(super) async fn quarantine(tx: &mut Tx<'_>, task: i64) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, hops, header, data, at)
+        "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, hops, header, data, at, accepted_at)
          SELECT tenant, source, kind, handler, key, order_key, 'quarantined: the host ended three times while this call ran alone',
-                history, hops, header, data, $2
+                history, hops, header, data, $2, accepted_at
          FROM task JOIN event ON event.id = task.event WHERE task.id = $1",
     )
     .bind(task)
@@ -69,20 +72,19 @@ pub(super) async fn quarantine(tx: &mut Tx<'_>, task: i64) -> sqlx::Result<()> {
     .map(drop)
 }
 
-/// A dead letter, and what a replay of it needs besides.
-struct Stored {
-    letter: DeadLetter,
-    key: Option<String>,
-    order: Option<String>,
-    hops: u32,
-}
-
 /// Dead letters, oldest first.
 pub(super) async fn list(connection: &mut PgConnection, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
-    Ok(select(connection, query, "").await?.into_iter().map(|stored| stored.letter).collect())
+    select(connection, query, "").await
 }
 
-/// Make tasks of dead letters again. One that no handler wants stays.
+/// How many there are.
+pub(super) async fn count(connection: &mut PgConnection, query: &DeadLetterQuery) -> Result<u64, StoreError> {
+    let all = DeadLetterQuery { limit: usize::MAX, ..query.clone() };
+    let statement = format!("SELECT count(*) FROM (SELECT 1 FROM dead_letter WHERE {WHICH} LIMIT $8) AS found");
+    Ok(which(statement, &all).fetch_one(connection).await?.try_get::<i64, _>(0)?.unsigned_abs())
+}
+
+/// Make tasks of dead letters again. One that nobody is to handle stays.
 pub(super) struct Replay {
     pub(super) query: DeadLetterQuery,
     pub(super) route: Arc<Reroute>,
@@ -96,18 +98,15 @@ impl Operation for Replay {
             let mut step = Step { last: None, done: 0 };
             let mut wanted = Vec::new();
             // Nobody else replays or purges them meanwhile.
-            for stored in select(tx.connection, &self.query, "FOR UPDATE").await? {
-                step.last = Some(stored.letter.id);
-                let subscribers = match &stored.letter.handler {
-                    Some(handler) => vec![Subscriber { handler: handler.as_str().into(), order: stored.order.clone() }],
-                    None => (self.route)(&stored.letter),
-                };
+            for letter in select(tx.connection, &self.query, "FOR UPDATE").await? {
+                step.last = Some(letter.id);
+                let subscribers = (self.route)(&letter);
                 if !subscribers.is_empty() {
-                    wanted.push((stored, subscribers));
+                    wanted.push((letter, subscribers));
                 }
             }
             let mut locks = Locks::default();
-            for (Stored { letter, .. }, subscribers) in &wanted {
+            for (letter, subscribers) in &wanted {
                 for Subscriber { handler, order } in subscribers {
                     let key = order.as_deref().map(|order| OrderKey {
                         tenant: letter.tenant.clone(),
@@ -119,8 +118,8 @@ impl Operation for Replay {
                 }
             }
             locks.take(tx.connection).await?;
-            for (stored, subscribers) in &wanted {
-                revive(tx, stored, subscribers).await?;
+            for (letter, subscribers) in &wanted {
+                revive(tx, letter, subscribers).await?;
                 step.done += 1;
             }
             Ok(step)
@@ -136,18 +135,19 @@ impl Operation for Purge {
 
     fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<u64, Stop<u64>>> {
         Box::pin(async move {
-            let statement = format!("DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE {WHICH} FOR UPDATE)");
+            let statement = format!("DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE {WHICH} {OLDEST} FOR UPDATE)");
             Ok(which(statement, &self.0).execute(&mut *tx.connection).await?.rows_affected())
         })
     }
 }
 
-async fn select(connection: &mut PgConnection, query: &DeadLetterQuery, locking: &str) -> Result<Vec<Stored>, StoreError> {
+async fn select(connection: &mut PgConnection, query: &DeadLetterQuery, locking: &str) -> Result<Vec<DeadLetter>, StoreError> {
     let statement = format!(
-        "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops
-         FROM dead_letter WHERE {WHICH} {locking}"
+        "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops,
+            accepted_at
+         FROM dead_letter WHERE {WHICH} {OLDEST} {locking}"
     );
-    which(statement, query).fetch_all(connection).await?.iter().map(stored).collect()
+    which(statement, query).fetch_all(connection).await?.iter().map(letter).collect()
 }
 
 fn which(statement: String, query: &DeadLetterQuery) -> Query<'_, Postgres, PgArguments> {
@@ -157,11 +157,14 @@ fn which(statement: String, query: &DeadLetterQuery) -> Query<'_, Postgres, PgAr
         .bind(query.tenant.as_ref().map(Tenant::as_str))
         .bind(query.handler.as_deref())
         .bind(query.source.as_deref())
+        .bind(query.since)
+        .bind(query.until)
         .bind(limit(query.limit))
 }
 
-fn stored(row: &PgRow) -> Result<Stored, StoreError> {
-    let letter = DeadLetter {
+fn letter(row: &PgRow) -> Result<DeadLetter, StoreError> {
+    let (key, order): (Option<String>, Option<String>) = (row.try_get(11)?, row.try_get(12)?);
+    Ok(DeadLetter {
         id: row.try_get(0)?,
         tenant: row.try_get::<String, _>(1)?.into(),
         source: row.try_get(2)?,
@@ -172,19 +175,20 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
         plugin: row.try_get(7)?,
         at: row.try_get(8)?,
         event: rows::event(row, 9, 10)?,
-    };
-    let (key, order): (Option<String>, Option<String>) = (row.try_get(11)?, row.try_get(12)?);
-    Ok(Stored { letter, key: key.map(unstored), order: order.map(unstored), hops: rows::count(row.try_get(13)?) })
+        key: key.map(unstored),
+        order: order.map(unstored),
+        hops: rows::count(row.try_get(13)?),
+        accepted_at: row.try_get(14)?,
+    })
 }
 
 /// A new generation: the call was never settled, and never tried.
-async fn revive(tx: &mut Tx<'_>, stored: &Stored, subscribers: &[Subscriber]) -> Result<(), StoreError> {
-    let Stored { letter, key, hops, .. } = stored;
+async fn revive(tx: &mut Tx<'_>, letter: &DeadLetter, subscribers: &[Subscriber]) -> Result<(), StoreError> {
     for subscriber in subscribers {
         sqlx::query("DELETE FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
             .bind(letter.tenant.as_str())
             .bind(&letter.source)
-            .bind(key.as_deref().map(rows::key))
+            .bind(letter.key.as_deref().map(rows::key))
             .bind(&*subscriber.handler)
             .execute(&mut *tx.connection)
             .await?;
@@ -195,11 +199,11 @@ async fn revive(tx: &mut Tx<'_>, stored: &Stored, subscribers: &[Subscriber]) ->
         source: &letter.source.as_str().into(),
         kind: &letter.kind,
         subscribers,
-        key: key.as_deref(),
+        key: letter.key.as_deref(),
         due: tx.now,
         attempts: 0,
         history: "[]",
-        hops: *hops,
+        hops: letter.hops,
     };
     accept::insert(tx, &[tasks]).await?;
     sqlx::query("DELETE FROM dead_letter WHERE id = $1").bind(letter.id).execute(&mut *tx.connection).await?;

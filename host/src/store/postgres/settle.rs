@@ -174,7 +174,7 @@ async fn behind(tx: &mut Tx<'_>, commit: &Commit, order: &str) -> Result<(), Sto
 
 async fn dead(tx: &mut Tx<'_>, commit: &Commit, reason: &str, failed: Option<&Attempt>, plugin: &str) -> Result<(), Stop<Committed>> {
     let call = &commit.call;
-    let order = finish(tx, commit).await?;
+    let Left { order, accepted_at } = finish(tx, commit).await?;
     let letter = NewLetter {
         tenant: &call.tenant,
         source: &call.source,
@@ -186,6 +186,7 @@ async fn dead(tx: &mut Tx<'_>, commit: &Commit, reason: &str, failed: Option<&At
         history: &history(&commit.history, failed)?,
         plugin: Some(plugin),
         hops: commit.hops,
+        accepted_at,
         event: &commit.event,
     };
     dead_letter::insert(tx, &letter).await?;
@@ -193,35 +194,42 @@ async fn dead(tx: &mut Tx<'_>, commit: &Commit, reason: &str, failed: Option<&At
     Ok(())
 }
 
-/// The call leaves the tasks, if it still is this commit's to settle. Its order key, if it has one.
-async fn finish(tx: &mut Tx<'_>, commit: &Commit) -> Result<Option<String>, Stop<Committed>> {
+/// What is left of a task that is settled.
+#[derive(Default)]
+pub(super) struct Left {
+    order: Option<String>,
+    accepted_at: Option<i64>,
+}
+
+/// The call leaves the tasks, if it still is this commit's to settle.
+async fn finish(tx: &mut Tx<'_>, commit: &Commit) -> Result<Left, Stop<Committed>> {
     let Some(claim) = commit.claim else {
         unsettled(tx, &commit.call).await?;
-        return Ok(None);
+        return Ok(Left::default());
     };
     leave(tx, claim).await?.ok_or(Stop::Answer(Committed::Settled))
 }
 
 /// A claimed task is gone, with its event if it was the last of it, and the next of its order key is ready. `None`: the claim is void.
-pub(super) async fn leave(tx: &mut Tx<'_>, claim: Claim) -> sqlx::Result<Option<Option<String>>> {
+pub(super) async fn leave(tx: &mut Tx<'_>, claim: Claim) -> sqlx::Result<Option<Left>> {
     const LEAVE: &str = "
         WITH gone AS (
-            DELETE FROM task WHERE id = $1 AND epoch = $2 AND state = 1 RETURNING id, event, tenant, source, handler, order_key
+            DELETE FROM task WHERE id = $1 AND epoch = $2 AND state = 1 RETURNING id, event, tenant, source, handler, order_key, accepted_at
          ), last AS (
             DELETE FROM event AS e USING gone
             WHERE e.id = gone.event AND NOT EXISTS (SELECT 1 FROM task AS t WHERE t.event = gone.event AND t.id <> gone.id)
          )
-         SELECT order_key, tenant, source, handler FROM gone";
+         SELECT order_key, accepted_at, tenant, source, handler FROM gone";
     const NEXT: &str = "UPDATE task SET state = 0 WHERE state = 2 AND id = (
         SELECT min(id) FROM task WHERE tenant = $1 AND source = $2 AND handler = $3 AND order_key = $4)";
     let gone = sqlx::query(LEAVE).bind(claim.task).bind(claim.epoch).fetch_optional(&mut *tx.connection).await?;
     let Some(gone) = gone else { return Ok(None) };
     let order: Option<String> = gone.try_get(0)?;
     if let Some(order) = &order {
-        let (tenant, source, handler): (String, String, String) = (gone.try_get(1)?, gone.try_get(2)?, gone.try_get(3)?);
+        let (tenant, source, handler): (String, String, String) = (gone.try_get(2)?, gone.try_get(3)?, gone.try_get(4)?);
         sqlx::query(NEXT).bind(tenant).bind(source).bind(handler).bind(order).execute(&mut *tx.connection).await?;
     }
-    Ok(Some(order.map(unstored)))
+    Ok(Some(Left { order: order.map(unstored), accepted_at: gone.try_get(1)? }))
 }
 
 /// A direct call may come again while or after an earlier delivery of it was parked or settled: then it is not this one's any more. It is

@@ -4,12 +4,12 @@ use std::{any::Any, path::PathBuf, sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::PostgresStore;
+use super::{PostgresStore, schema};
 use crate::{
     config::Secret,
     store::{
-        Acceptance, Accepted, Commit, Committed, Read, Store, StoreError, Subscriber, Write,
-        conformance::{self, Opened, conformance},
+        Acceptance, Accepted, Attempt, Commit, Committed, Read, Store, StoreError, Subscriber, Write,
+        conformance::{self, Opened, all_letters, claim, conformance, ids},
     },
 };
 
@@ -60,6 +60,26 @@ impl Drop for Schema {
         });
         let _ = dropped.join();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_the_first_version_is_brought_to_the_newest_with_what_it_holds() {
+    let schema = Schema::new();
+    schema
+        .execute(&format!(
+            r#"CREATE SCHEMA "{}"; {}; INSERT INTO meta (name, value) VALUES ('schema', 1);
+            INSERT INTO dead_letter (tenant, source, kind, handler, key, reason, history, hops, header, data, at) VALUES
+                ('default', 'orders', 'webhook', 'invoice', '7', 'no', '[{{"at":1,"error":"no"}}]', 0, '{{"id":"7","source":"/s","type":"t"}}', '', 1)"#,
+            schema.0,
+            schema::MIGRATIONS[0]
+        ))
+        .await;
+    let store = schema.host().await;
+    let letters = store.dead_letters(all_letters()).await.unwrap();
+    let attempts = [Attempt { at: 1, error: "no".into(), plugin: None }];
+    assert_eq!((letters[0].key.as_deref(), &letters[0].attempts[..], letters[0].accepted_at), (Some("7"), &attempts[..], None));
+    assert_eq!(store.replay(all_letters(), conformance::dead_letters::again()).await.unwrap(), 1);
+    assert_eq!(ids(&claim(&store).await), ["7"]);
 }
 
 async fn opened() -> Opened {
@@ -224,7 +244,9 @@ async fn a_newer_store_is_refused() {
     schema.host().await.close().await.unwrap();
     schema.execute("UPDATE meta SET value = 99 WHERE name = 'schema'").await;
     let refused = PostgresStore::open_in(&url(), &schema.0).await.unwrap_err();
-    assert_eq!(refused.to_string(), "the store env:STORE_URL has schema version 99, this koksmat knows up to 1; use a newer koksmat");
+    let newest = schema::MIGRATIONS.len();
+    let said = format!("the store env:STORE_URL has schema version 99, this koksmat knows up to {newest}; use a newer koksmat");
+    assert_eq!(refused.to_string(), said);
 }
 
 #[tokio::test]

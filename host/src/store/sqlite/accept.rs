@@ -65,6 +65,7 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
             history: "[]",
             plugin: None,
             hops: acceptance.hops,
+            accepted_at: Some(now),
             event,
         };
         dead_letter::insert(connection, &letter, now)?;

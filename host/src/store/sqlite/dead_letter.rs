@@ -1,6 +1,6 @@
 //! Dead letters: written, shown, replayed, purged.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Params, Row, params};
 
 use super::{accept::NewTask, rows};
 use crate::{
@@ -11,15 +11,18 @@ use crate::{
     tenant::Tenant,
 };
 
-/// Which letters, as [`DeadLetterQuery`] says, oldest first. Parameters of [`select`].
+/// Which letters, as [`DeadLetterQuery`] says. Parameters of [`which`].
 const WHICH: &str = "id > ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR tenant = ?3) AND (?4 IS NULL OR handler = ?4)
-    AND (?5 IS NULL OR source = ?5) ORDER BY id LIMIT ?6";
+    AND (?5 IS NULL OR source = ?5) AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at <= ?7)";
+/// The oldest of them, as many as were asked for.
+const OLDEST: &str = "ORDER BY id LIMIT ?8";
 
 pub(super) fn insert(connection: &Connection, letter: &NewLetter<'_>, now: Millis) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at,
+                accepted_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             letter.tenant.as_str(),
@@ -34,7 +37,8 @@ pub(super) fn insert(connection: &Connection, letter: &NewLetter<'_>, now: Milli
             letter.hops,
             json::to_json(letter.event)?,
             letter.event.data.as_ref(),
-            now
+            now,
+            letter.accepted_at
         ])?;
     Ok(())
 }
@@ -43,39 +47,30 @@ pub(super) fn insert(connection: &Connection, letter: &NewLetter<'_>, now: Milli
 pub(super) fn quarantine(connection: &Connection, task: i64, now: Millis) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, hops, header, data, at)
+            "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, hops, header, data, at, accepted_at)
              SELECT tenant, source, kind, handler, key, order_key, 'quarantined: the host ended three times while this call ran alone',
-                    history, hops, header, data, ?2
+                    history, hops, header, data, ?2, accepted_at
              FROM task JOIN event ON event.id = task.event WHERE task.id = ?1",
         )?
         .execute(params![task, now])?;
     Ok(())
 }
 
-/// A dead letter, and what a replay of it needs besides.
-struct Stored {
-    letter: DeadLetter,
-    key: Option<String>,
-    order: Option<String>,
-    hops: u32,
+/// How many there are.
+pub(super) fn count(connection: &Connection, query: &DeadLetterQuery) -> Result<u64, StoreError> {
+    let mut statement = connection.prepare_cached(&format!("SELECT count(*) FROM (SELECT 1 FROM dead_letter WHERE {WHICH} LIMIT ?8)"))?;
+    let all = DeadLetterQuery { limit: usize::MAX, ..query.clone() };
+    Ok(statement.query_row(which(&all), |row| row.get::<_, i64>(0))?.unsigned_abs())
 }
 
-/// Dead letters, oldest first.
-pub(super) fn list(connection: &Connection, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
-    Ok(select(connection, query)?.into_iter().map(|stored| stored.letter).collect())
-}
-
-/// Make tasks of dead letters again. One that no handler wants stays.
+/// Make tasks of dead letters again. One that nobody is to handle stays.
 pub(super) fn replay(connection: &Connection, query: &DeadLetterQuery, route: &Reroute, now: Millis) -> Result<Step, StoreError> {
     let mut step = Step { last: None, done: 0 };
-    for stored in select(connection, query)? {
-        step.last = Some(stored.letter.id);
-        let subscribers = match &stored.letter.handler {
-            Some(handler) => vec![Subscriber { handler: handler.as_str().into(), order: stored.order.clone() }],
-            None => route(&stored.letter),
-        };
+    for letter in list(connection, query)? {
+        step.last = Some(letter.id);
+        let subscribers = route(&letter);
         if !subscribers.is_empty() {
-            revive(connection, &stored, &subscribers, now)?;
+            revive(connection, &letter, &subscribers, now)?;
             step.done += 1;
         }
     }
@@ -85,30 +80,27 @@ pub(super) fn replay(connection: &Connection, query: &DeadLetterQuery, route: &R
 /// Forget dead letters. How many.
 pub(super) fn purge(connection: &Connection, query: &DeadLetterQuery) -> Result<u64, StoreError> {
     let gone = connection
-        .prepare_cached(&format!("DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE {WHICH})"))?
-        .execute(params![
-            query.after,
-            query.id,
-            query.tenant.as_ref().map(Tenant::as_str),
-            query.handler,
-            query.source,
-            rows::limit(query.limit)
-        ])?;
+        .prepare_cached(&format!("DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE {WHICH} {OLDEST})"))?
+        .execute(which(query))?;
     Ok(gone as u64)
 }
 
-fn select(connection: &Connection, query: &DeadLetterQuery) -> Result<Vec<Stored>, StoreError> {
+/// Dead letters, oldest first.
+pub(super) fn list(connection: &Connection, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops
-         FROM dead_letter WHERE {WHICH}"
+        "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops, accepted_at
+         FROM dead_letter WHERE {WHICH} {OLDEST}"
     ))?;
-    let which =
-        params![query.after, query.id, query.tenant.as_ref().map(Tenant::as_str), query.handler, query.source, rows::limit(query.limit)];
-    Ok(statement.query_map(which, stored)?.collect::<Result<_, _>>()?)
+    Ok(statement.query_map(which(query), letter)?.collect::<Result<_, _>>()?)
 }
 
-fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
-    let letter = DeadLetter {
+fn which(query: &DeadLetterQuery) -> impl Params {
+    let DeadLetterQuery { id, tenant, handler, source, since, until, after, limit } = query;
+    (*after, *id, tenant.as_ref().map(Tenant::as_str), handler.as_deref(), source.as_deref(), *since, *until, rows::limit(*limit))
+}
+
+fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    Ok(DeadLetter {
         id: row.get(0)?,
         tenant: row.get::<_, String>(1)?.into(),
         source: row.get(2)?,
@@ -119,30 +111,32 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         plugin: row.get(7)?,
         at: row.get(8)?,
         event: rows::event(row, 9, 10)?,
-    };
-    Ok(Stored { letter, key: row.get(11)?, order: row.get(12)?, hops: row.get(13)? })
+        key: row.get(11)?,
+        order: row.get(12)?,
+        hops: row.get(13)?,
+        accepted_at: row.get(14)?,
+    })
 }
 
 /// A new generation: the call was never settled, and never tried.
-fn revive(connection: &Connection, stored: &Stored, subscribers: &[Subscriber], now: Millis) -> Result<(), StoreError> {
-    let Stored { letter, key, hops, .. } = stored;
+fn revive(connection: &Connection, letter: &DeadLetter, subscribers: &[Subscriber], now: Millis) -> Result<(), StoreError> {
     let event = rows::insert_event(connection, &letter.event)?;
     for subscriber in subscribers {
         connection
             .prepare_cached("DELETE FROM settled WHERE tenant = ?1 AND source = ?2 AND key = ?3 AND handler = ?4")?
-            .execute(params![letter.tenant.as_str(), letter.source, key, subscriber.handler])?;
+            .execute(params![letter.tenant.as_str(), letter.source, letter.key, subscriber.handler])?;
         let task = NewTask {
             event,
             tenant: &letter.tenant,
             source: &letter.source,
             kind: &letter.kind,
             handler: &subscriber.handler,
-            key: key.as_deref(),
+            key: letter.key.as_deref(),
             order: subscriber.order.as_deref(),
             due: now,
             attempts: 0,
             history: "[]",
-            hops: *hops,
+            hops: letter.hops,
         };
         task.insert(connection, now)?;
     }

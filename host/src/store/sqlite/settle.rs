@@ -14,8 +14,12 @@ use crate::{
     },
 };
 
-/// The order key of a settled task.
-type Order = Option<String>;
+/// What is left of a task that is settled.
+#[derive(Default)]
+struct Left {
+    order: Option<String>,
+    accepted_at: Option<Millis>,
+}
 
 /// Settle. Whatever is not [`Committed::Yes`] has written nothing.
 pub(super) fn settle(connection: &Connection, commit: &Commit, now: Millis) -> Result<Committed, Stop<Committed>> {
@@ -128,7 +132,7 @@ fn dead(
     now: Millis,
 ) -> Result<(), Stop<Committed>> {
     let call = &commit.call;
-    let order = finish(connection, commit)?;
+    let Left { order, accepted_at } = finish(connection, commit)?;
     let letter = NewLetter {
         tenant: &call.tenant,
         source: &call.source,
@@ -140,6 +144,7 @@ fn dead(
         history: &json::history(&commit.history, failed)?,
         plugin: Some(plugin),
         hops: commit.hops,
+        accepted_at,
         event: &commit.event,
     };
     dead_letter::insert(connection, &letter, now)?;
@@ -148,14 +153,14 @@ fn dead(
 }
 
 /// The call leaves the tasks, if it still is this commit's to settle.
-fn finish(connection: &Connection, commit: &Commit) -> Result<Order, Stop<Committed>> {
+fn finish(connection: &Connection, commit: &Commit) -> Result<Left, Stop<Committed>> {
     let Some(Claim { task, epoch }) = commit.claim else {
         unsettled(connection, &commit.call)?;
-        return Ok(None);
+        return Ok(Left::default());
     };
     connection
-        .prepare_cached("DELETE FROM task WHERE id = ?1 AND epoch = ?2 AND state = 1 RETURNING order_key")?
-        .query_row([task, epoch], |row| row.get(0))
+        .prepare_cached("DELETE FROM task WHERE id = ?1 AND epoch = ?2 AND state = 1 RETURNING order_key, accepted_at")?
+        .query_row([task, epoch], |row| Ok(Left { order: row.get(0)?, accepted_at: row.get(1)? }))
         .optional()?
         .ok_or(Stop::Answer(Committed::Settled))
 }

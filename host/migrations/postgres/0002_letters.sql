@@ -1,0 +1,2 @@
+-- When the store took in the event of a dead letter; NULL: it came directly from its source and was never parked.
+ALTER TABLE dead_letter ADD COLUMN accepted_at bigint;

@@ -1,0 +1,210 @@
+//! A call that changes nothing: what it came to, and what it would have done.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::{
+    event::cloudevents,
+    outcome::{Outcome, Response},
+    plugin::{
+        Call, Handler,
+        capability::{
+            http::{Asked, Outside},
+            logging::{CallLog, LogLine},
+        },
+        guest::Emission,
+        instance::Finished,
+    },
+    store::Write,
+};
+
+/// What a call came to whose effects were thrown away.
+#[derive(Debug, Serialize)]
+pub struct Trial {
+    /// The handler.
+    pub handler: String,
+    /// The code that ran: a digest.
+    pub plugin: String,
+    /// What it came to.
+    pub outcome: Ended,
+    /// Why it is not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Reply>,
+    /// What it would have written, by key.
+    pub writes: BTreeMap<String, Written>,
+    /// What it would have emitted, in the JSON format of CloudEvents; `queue` and `after_ms` are said beside the event.
+    pub emits: Vec<Emitted>,
+    /// The requests it made, and what became of them.
+    pub requests: Vec<Asked>,
+    /// What it logged.
+    pub log: Vec<LogLine>,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// What a call came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// Its effects would be committed.
+    Done,
+    /// The handler asks for another attempt.
+    Retry,
+    /// It would be a dead letter at once.
+    Reject,
+    /// The handler gave no answer: a trap, its deadline, its memory, or the host failed.
+    Failure,
+}
+
+/// What a handler answered.
+#[derive(Debug, Serialize)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Header fields.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Data,
+}
+
+/// A change of a key that did not happen.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Written {
+    /// Its value.
+    Set(Data),
+    /// Added to its number.
+    Add(i64),
+    /// Gone.
+    Delete(bool),
+}
+
+/// An event that was not emitted.
+#[derive(Debug, Serialize)]
+pub struct Emitted {
+    /// The event.
+    pub event: serde_json::Value,
+    /// The embedded queue it was for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Held back so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u64>,
+}
+
+/// Bytes in a document for people: text where they are text, else `{"base64": …}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Data(pub Bytes);
+
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => Encoded { base64: STANDARD.encode(&self.0) }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match TextOr::deserialize(deserializer)? {
+            TextOr::Text(text) => Ok(Self(text.into())),
+            TextOr::Bytes(Encoded { base64 }) => STANDARD.decode(base64).map(|bytes| Self(bytes.into())).map_err(D::Error::custom),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    base64: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOr {
+    Text(String),
+    Bytes(Encoded),
+}
+
+impl Handler {
+    /// Run the handler on one event and throw its effects away. What it reads is what is there now; of its requests only GET and HEAD are
+    /// sent, and what it logs goes nowhere but into the result. It stands in no line and takes no permit.
+    pub async fn dry_run(self: &Arc<Self>, call: Call) -> Trial {
+        let log = CallLog::kept();
+        let (finished, asked) = self.run_aside(call, log.clone(), Outside::Safe).await;
+        Trial::of(self, finished, asked, &log)
+    }
+}
+
+impl Trial {
+    pub(crate) fn of(handler: &Handler, finished: Finished, requests: Vec<Asked>, log: &CallLog) -> Self {
+        let (outcome, reason, response) = match finished.outcome {
+            Outcome::Done(response) => (Ended::Done, None, Some(Reply::of(response))),
+            Outcome::Retry { reason, .. } => (Ended::Retry, Some(reason), None),
+            Outcome::Reject { reason } => (Ended::Reject, Some(reason), None),
+        };
+        Self {
+            handler: handler.config.name.clone(),
+            plugin: finished.plugin.to_string(),
+            outcome: if finished.failure.is_some() { Ended::Failure } else { outcome },
+            reason,
+            response,
+            writes: finished.writes.into_iter().map(|(key, write)| (key, Written::of(write))).collect(),
+            emits: finished.emissions.iter().map(Emitted::of).collect(),
+            requests,
+            log: log.lines(),
+            took_ms: millis(finished.took),
+        }
+    }
+}
+
+impl Reply {
+    fn of(response: Response) -> Self {
+        Self { status: response.status, headers: response.headers, body: Data(response.body) }
+    }
+}
+
+impl Written {
+    fn of(write: Write) -> Self {
+        match write {
+            Write::Set(value) => Self::Set(Data(value)),
+            Write::Add(delta) => Self::Add(delta),
+            Write::Delete => Self::Delete(true),
+        }
+    }
+}
+
+impl Emitted {
+    fn of(emission: &Emission) -> Self {
+        Self {
+            event: serde_json::from_str(&cloudevents::to_structured(&emission.event)).unwrap_or_default(),
+            queue: emission.queue.clone(),
+            after_ms: emission.after.map(millis),
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_text_where_they_are_and_come_back() {
+        for (bytes, json) in [(&b"caf\xc3\xa9"[..], r#""café""#), (b"", r#""""#), (b"\xff\x00", r#"{"base64":"/wA="}"#)] {
+            let data = Data(Bytes::copy_from_slice(bytes));
+            assert_eq!(serde_json::to_string(&data).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Data>(json).unwrap(), data);
+        }
+    }
+}
