@@ -13,6 +13,7 @@ mod atomic;
 mod crash;
 mod crash_test;
 mod databases;
+mod dead_letters;
 mod delivery;
 mod errors;
 mod examples;
