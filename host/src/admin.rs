@@ -4,6 +4,7 @@
 
 mod api;
 pub mod client;
+mod events;
 mod letters;
 pub(crate) mod socket;
 
@@ -20,7 +21,7 @@ use axum::{
 use crate::{
     controller::{Command, Commands, Status},
     health::Health,
-    letters::DeadLetters,
+    letters::{DeadLetters, HandledEvents},
     listener::{Routes, problem::Problem},
     shutdown::ledger::Ledgers,
     store::{Store, StoreError},
@@ -34,6 +35,7 @@ pub(crate) struct Admin {
     pub(crate) health: Health,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) letters: DeadLetters,
+    pub(crate) events: HandledEvents,
     pub(crate) commands: Commands,
     pub(crate) ledgers: Ledgers,
     pub(crate) token: Token,
@@ -110,6 +112,12 @@ pub(crate) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response
     match serde_json::to_vec(body) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+impl axum::extract::FromRef<Admin> for HandledEvents {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.events.clone()
     }
 }
 

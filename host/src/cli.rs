@@ -5,6 +5,7 @@ mod check;
 mod crash_test;
 mod dead_letters;
 mod new;
+mod replay;
 mod run;
 mod schema;
 mod send;
@@ -42,6 +43,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLetters),
     /// Run a configuration under load while its host is killed, stopped and cut from its databases
     CrashTest(crash_test::CrashTest),
+    /// Have events handled again that were handled before
+    Replay(replay::Replay),
     /// Print the JSON Schema of koksmat.toml
     Schema,
 }
@@ -97,6 +100,7 @@ impl Arguments {
             Command::Status(status) => status.run().await,
             Command::DeadLetters(dead_letters) => dead_letters.run().await,
             Command::CrashTest(crash_test) => crash_test.run().await,
+            Command::Replay(replay) => replay.run().await,
             Command::Schema => schema::print(),
         }
     }

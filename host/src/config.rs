@@ -74,6 +74,10 @@ pub struct HostConfig {
     pub dedup_for: Duration,
     /// How long dead letters are kept.
     pub keep_dead_letters: Duration,
+    /// How long events are kept for a re-run after they were accepted; no time: they are not.
+    pub keep_events: Duration,
+    /// The most bytes they have together.
+    pub keep_events_size: u64,
 }
 
 /// Where the durable state is.

@@ -22,7 +22,7 @@ use crate::{
         settle::Settler,
     },
     health::{Health, Phase},
-    letters::DeadLetters,
+    letters::{DeadLetters, HandledEvents},
     listener::{
         Routes,
         serve::{self, Stop},
@@ -136,7 +136,7 @@ async fn boot(
 
     // The control channel and the controller, receiving.
     let bell = Bell::default();
-    let router = Router { generation: generation.clone() };
+    let router = Router { generation: generation.clone(), keep: !config.host.keep_events.is_zero() };
     let orders = store.orders().await.map_err(phase("store"))?;
     let settler = Arc::new(Settler {
         store: store.clone(),
@@ -182,10 +182,12 @@ async fn boot(
     let admin_listener = serve::bind(config.host.admin).await.map_err(phase("admin listener"))?;
     let admin_address = admin_listener.local_addr().map_err(phase("admin listener"))?;
     let letters = DeadLetters::serving(config, store.clone(), generation.clone(), bell.clone());
+    let events = HandledEvents::new(store.clone(), generation.clone(), bell.clone());
     let admin = Admin {
         health: health.clone(),
         store: store.clone(),
         letters: letters.clone(),
+        events: events.clone(),
         commands: commands.clone(),
         ledgers: ledgers.clone(),
         token: token.clone(),
@@ -260,6 +262,7 @@ async fn boot(
         store: store.clone(),
         settler,
         letters,
+        events,
         commands,
         stopping,
         stop_listening,
@@ -370,12 +373,14 @@ fn in_flight_of_tasks(config: &Config) -> usize {
 }
 
 fn retention(config: &Config) -> Retention {
-    Retention { settled: config.host.dedup_for, dead_letters: config.host.keep_dead_letters }
+    let HostConfig { dedup_for, keep_dead_letters, keep_events, keep_events_size, .. } = config.host;
+    Retention { settled: dedup_for, dead_letters: keep_dead_letters, kept: keep_events, kept_bytes: keep_events_size }
 }
 
 /// Forget what is older than it has to be remembered, every now and then.
 async fn keep_retention(store: Arc<dyn Store>, retention: Retention, stopping: CancellationToken) {
-    const EVERY: Duration = Duration::from_secs(600);
+    // What is bounded by its bytes is looked at more often than what is bounded by its age alone.
+    let every = if retention.kept.is_zero() { Duration::from_secs(600) } else { Duration::from_secs(10) };
     loop {
         match store.expire(retention.clone()).await {
             Ok(0) => {}
@@ -384,7 +389,7 @@ async fn keep_retention(store: Arc<dyn Store>, retention: Retention, stopping: C
         }
         tokio::select! {
             () = stopping.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
     }
 }
@@ -428,6 +433,8 @@ impl Default for Config {
                 watch: false,
                 dedup_for: Duration::from_secs(7 * 24 * 3600),
                 keep_dead_letters: Duration::from_secs(30 * 24 * 3600),
+                keep_events: Duration::ZERO,
+                keep_events_size: 256 << 20,
             },
             sources: Vec::new(),
             handlers: Vec::new(),

@@ -1,4 +1,5 @@
-//! Dead letters as operators and embedders work with them: looked at, tried without effects, replayed, purged.
+//! Dead letters, and handled events that are kept, as operators and embedders work with them: looked at, tried without effects, handled
+//! again, purged.
 
 use std::{
     collections::HashSet,
@@ -17,6 +18,7 @@ use crate::{
         joint::idempotency_key,
         router,
     },
+    event::Event,
     plugin::{Call, Handler, Loader, Trial},
     sink::is_sink,
     store::{CallId, DeadLetter, DeadLetterQuery, Holder, Store, StoreError, Subscriber},
@@ -25,6 +27,9 @@ use crate::{
 use coordinates::Places;
 
 pub(crate) mod coordinates;
+mod handled;
+
+pub use handled::HandledEvents;
 
 /// The dead letters of a host, or of a store that no host has open. Cheap to clone.
 #[derive(Clone)]
@@ -153,7 +158,8 @@ impl DeadLetters {
         let _one = self.trying.lock().await;
         let mut trials = Vec::new();
         for handler in handlers {
-            trials.push(handler.dry_run(call_of(&letter, &handler)).await);
+            let call = call_of(&origin(&letter), letter.key.as_deref(), &letter.event, letter.hops, &handler);
+            trials.push(handler.dry_run(call).await);
         }
         Ok(trials)
     }
@@ -216,23 +222,23 @@ fn origin(letter: &DeadLetter) -> Origin {
 }
 
 /// The first call that a replay would make.
-fn call_of(letter: &DeadLetter, handler: &Handler) -> Call {
+fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u32, handler: &Handler) -> Call {
     let id = CallId {
-        tenant: letter.tenant.clone(),
-        source: letter.source.as_str().into(),
-        key: letter.key.as_deref().map(Into::into),
+        tenant: origin.tenant.clone(),
+        source: origin.source.clone(),
+        key: key.map(Into::into),
         handler: handler.config.name.as_str().into(),
     };
     Call {
-        idempotency_key: idempotency_key(&id, &letter.event).into(),
+        idempotency_key: idempotency_key(&id, event).into(),
         id,
         holder: Holder::new(),
-        event: Arc::new(letter.event.clone()),
+        event: Arc::new(event.clone()),
         attempt: 1,
         // It is in no lane, and no receiver that looks at the token may take it for one that is.
         fencing_token: handler.config.atomic.then_some(0),
         fence: None,
-        hops: letter.hops,
+        hops,
     }
 }
 

@@ -47,7 +47,7 @@ pub use admin::client as control;
 pub use config::Config;
 pub use event::Event;
 pub use host::{BootError, Host, HostBuilder};
-pub use letters::DeadLetters;
+pub use letters::{DeadLetters, HandledEvents};
 pub use outcome::{Outcome, Response};
 pub use receipt::Answer;
 pub use shutdown::{Ledger, Stopped};

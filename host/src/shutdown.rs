@@ -23,7 +23,7 @@ use crate::{
     controller::{Command, Commands, settle::Settler},
     health::{Health, Phase},
     host::Host,
-    letters::DeadLetters,
+    letters::{DeadLetters, HandledEvents},
     listener::{Routes, serve::Stop},
     shutdown::ledger::Ledgers,
     store::Store,
@@ -45,6 +45,7 @@ pub(crate) struct Running {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settler: Arc<Settler>,
     pub(crate) letters: DeadLetters,
+    pub(crate) events: HandledEvents,
     pub(crate) commands: Commands,
     pub(crate) stopping: CancellationToken,
     pub(crate) stop_listening: Stop,
@@ -168,6 +169,11 @@ impl Host {
     /// Its dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
         self.running.letters.clone()
+    }
+
+    /// The handled events that it keeps.
+    pub fn handled_events(&self) -> HandledEvents {
+        self.running.events.clone()
     }
 
     /// What was received so far and what became of it.

@@ -26,11 +26,14 @@ mod abandoned;
 mod conformance;
 mod holds;
 mod json;
+mod kept;
 mod letters;
 pub mod postgres;
 pub mod sqlite;
 mod stop;
 mod sum;
+
+pub use kept::{KeptEvent, KeptQuery, Rerun};
 
 /// What a store operation returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -101,6 +104,8 @@ pub struct Acceptance {
     pub backlog: Option<u64>,
     /// What the source remembers from now on: written with the event or not at all. `None` forgets.
     pub state: Vec<(String, Option<Vec<u8>>)>,
+    /// Keep the event for a wanted re-run after its tasks are settled (see [`Store::rerun`]). One without handlers is not kept.
+    pub keep: bool,
 }
 
 /// A handler that wants an event, as a task needs to know it.
@@ -476,6 +481,9 @@ pub struct DeadLetterQuery {
 /// Who is to handle the event of a dead letter again; nobody: it stays. It may be asked more than once about the same one.
 pub type Reroute = dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync;
 
+/// Which handlers are to have a kept event again. It may be asked more than once about the same one.
+pub type RerunRoute = dyn Fn(&KeptEvent) -> Vec<Subscriber> + Send + Sync;
+
 /// What a queue holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Depth {
@@ -502,6 +510,10 @@ pub struct Retention {
     pub settled: Duration,
     /// Dead letters.
     pub dead_letters: Duration,
+    /// Events that are kept for a re-run.
+    pub kept: Duration,
+    /// The most bytes they have together: the oldest are forgotten first.
+    pub kept_bytes: u64,
 }
 
 /// The durable state of one host, or of several.
@@ -580,7 +592,15 @@ pub trait Store: Send + Sync + 'static {
     /// Forget dead letters. How many.
     fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64>;
 
-    /// Forget what is older than it has to be remembered. How many rows.
+    /// Events that are kept, in the order of their numbers.
+    fn kept_events(&self, query: KeptQuery) -> StoreFuture<'_, Vec<KeptEvent>>;
+
+    /// Make tasks of kept events again, for the handlers that `route` names, as calls of their own: their keys are new, one generation of
+    /// them for each `request`, and a request that is made again makes nothing. What the events themselves are recognised by stays as it
+    /// is.
+    fn rerun(&self, query: KeptQuery, request: Arc<str>, route: Arc<RerunRoute>) -> StoreFuture<'_, Rerun>;
+
+    /// Forget what is older, or more, than it has to be remembered. How many rows.
     fn expire(&self, retention: Retention) -> StoreFuture<'_, u64>;
 
     /// Enter a lane, if nobody of another host is in it. Who is in that of a source ([`lane_of`]) writes what the source remembers only as

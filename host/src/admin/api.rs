@@ -12,7 +12,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::{Admin, json, letters, problem, store_error},
+    admin::{Admin, events, json, letters, problem, store_error},
     health::Report,
     listener::bearer,
     store::{DeadLetterQuery, Depth},
@@ -42,7 +42,11 @@ pub(crate) struct StatusReport {
 
 /// The routes of the API.
 pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
-    let routes = Router::new().route("/api/status", get(status)).route("/api/queues/{name}", post(publish)).merge(letters::router());
+    let routes = Router::new()
+        .route("/api/status", get(status))
+        .route("/api/queues/{name}", post(publish))
+        .merge(letters::router())
+        .merge(events::router());
     match access {
         Access::Socket => routes,
         Access::Token => routes.route_layer(middleware::from_fn_with_state(admin, check_token)),

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::{
     admin::{json, problem, store_error},
     letters::{DeadLetters, LettersError, moment},
-    store::DeadLetterQuery,
+    store::{DeadLetterQuery, Millis},
 };
 
 /// The routes.
@@ -44,15 +44,13 @@ struct Which {
 
 impl Which {
     fn query(self) -> Result<DeadLetterQuery, &'static str> {
-        const NO_TIME: &str = "`since` and `until` are durations before now, such as `1h`, or times in RFC 3339";
-        let time = |text: Option<String>| text.map(|text| moment(&text).ok_or(NO_TIME)).transpose();
         Ok(DeadLetterQuery {
             id: self.id,
             tenant: None,
             handler: self.handler,
             source: self.source,
-            since: time(self.since)?,
-            until: time(self.until)?,
+            since: time(self.since.as_deref())?,
+            until: time(self.until.as_deref())?,
             after: self.after,
             limit: self.limit.unwrap_or(usize::MAX),
         })
@@ -64,6 +62,12 @@ impl Which {
         let said = self.id.is_some() || self.handler.is_some() || self.source.is_some() || times || self.all;
         if said { self.query() } else { Err("say which: `id`, `handler`, `source`, `since`, `until`, or `all=true`") }
     }
+}
+
+/// A time in a query string.
+pub(super) fn time(text: Option<&str>) -> Result<Option<Millis>, &'static str> {
+    const NO_TIME: &str = "`since` and `until` are durations before now, such as `1h`, or times in RFC 3339";
+    text.map(|text| moment(text).ok_or(NO_TIME)).transpose()
 }
 
 async fn list(State(letters): State<DeadLetters>, Query(which): Query<Which>) -> Response {

@@ -57,6 +57,11 @@ pub(crate) struct Host {
     pub(crate) dedup_for: Option<At<Time>>,
     /// How long dead letters are kept. Default: `30d`.
     pub(crate) keep_dead_letters: Option<At<Time>>,
+    /// How long accepted events are kept in the store so that `koksmat replay` can have them handled again, up to `30d`. Events that are
+    /// handled directly from a broker or a database are not. Default: `0s`, not at all.
+    pub(crate) keep_events: Option<At<Time>>,
+    /// The most that kept events have together, `1MiB` or more; the oldest are forgotten first, every ten seconds. Default: `256MiB`.
+    pub(crate) keep_events_size: Option<At<Size>>,
 }
 
 /// The JSON Schema of `koksmat.toml`, for editors.

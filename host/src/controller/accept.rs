@@ -35,6 +35,8 @@ const NO_ROUTE: &str = "no route";
 #[derive(Clone)]
 pub(crate) struct Router {
     pub(crate) generation: Arc<ArcSwap<Generation>>,
+    /// Events are kept after they were handled.
+    pub(crate) keep: bool,
 }
 
 impl Router {
@@ -58,6 +60,7 @@ impl Router {
             hops,
             backlog: None,
             state: Vec::new(),
+            keep: self.keep,
         }
     }
 

@@ -25,8 +25,7 @@ use crate::{
         serve::{self, Stop},
     },
     store::{
-        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, Millis, OrderKey, Read,
-        Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, KeptEvent, KeptQuery, Millis, OrderKey, Read, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
     },
     task,
     tenant::Tenant,
@@ -217,6 +216,12 @@ impl Store for Ledger {
         unsupported()
     }
     fn purge(&self, _: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        unsupported()
+    }
+    fn kept_events(&self, _: KeptQuery) -> StoreFuture<'_, Vec<KeptEvent>> {
+        unsupported()
+    }
+    fn rerun(&self, _: KeptQuery, _: Arc<str>, _: Arc<RerunRoute>) -> StoreFuture<'_, Rerun> {
         unsupported()
     }
     fn expire(&self, _: Retention) -> StoreFuture<'_, u64> {

@@ -296,6 +296,12 @@ impl Store for FakeStore {
     fn purge(&self, _: DeadLetterQuery) -> StoreFuture<'_, u64> {
         closed()
     }
+    fn kept_events(&self, _: KeptQuery) -> StoreFuture<'_, Vec<KeptEvent>> {
+        closed()
+    }
+    fn rerun(&self, _: KeptQuery, _: Arc<str>, _: Arc<RerunRoute>) -> StoreFuture<'_, Rerun> {
+        closed()
+    }
     fn expire(&self, _: Retention) -> StoreFuture<'_, u64> {
         closed()
     }

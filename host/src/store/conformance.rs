@@ -15,6 +15,7 @@ pub(crate) mod claiming;
 pub(crate) mod dead_letters;
 pub(crate) mod effects;
 pub(crate) mod holding;
+pub(crate) mod kept;
 pub(crate) mod model;
 pub(crate) mod settling;
 
@@ -96,6 +97,13 @@ macro_rules! conformance {
                 purged_letters_are_gone,
                 what_is_old_is_forgotten_but_not_while_a_task_needs_it,
             }
+            kept {
+                what_is_to_be_kept_outlives_its_tasks_and_the_rest_does_not,
+                a_rerun_is_a_new_call_and_the_first_one_stays_settled,
+                the_same_request_again_makes_nothing_and_another_one_does,
+                a_call_that_is_not_settled_is_not_run_again_beside_itself,
+                kept_events_are_forgotten_by_age_and_by_size_but_not_while_a_task_needs_them,
+            }
             model {
                 random_histories_do_what_the_model_does,
             }
@@ -146,6 +154,7 @@ pub(crate) fn order(id: &str) -> Acceptance {
         hops: 0,
         backlog: None,
         state: Vec::new(),
+        keep: false,
     }
 }
 

@@ -1,9 +1,9 @@
-//! What the dead letters of every store have in common.
+//! What the dead letters of every store have in common, and how many of anything are walked through.
 
-use super::{DeadLetterQuery, Millis};
+use super::{DeadLetterQuery, KeptQuery, Millis};
 use crate::{event::Event, tenant::Tenant};
 
-/// Dead letters of one step: they come with their data.
+/// Dead letters or events of one step: they come with their data.
 const STEP: usize = 64;
 
 /// A dead letter to be written.
@@ -22,24 +22,46 @@ pub(super) struct NewLetter<'a> {
     pub(super) event: &'a Event,
 }
 
-/// A walk through dead letters in steps, each a transaction.
-pub(super) struct Steps(DeadLetterQuery);
+/// What is walked through in steps.
+pub(super) trait Walk: Clone {
+    /// The part of it behind `after`, at most `limit`.
+    fn part(&self, after: i64, limit: usize) -> Self;
+}
 
-impl Steps {
-    pub(super) fn new(query: DeadLetterQuery) -> Self {
-        Self(query)
+impl Walk for DeadLetterQuery {
+    fn part(&self, after: i64, limit: usize) -> Self {
+        Self { after, limit, ..self.clone() }
+    }
+}
+
+impl Walk for KeptQuery {
+    fn part(&self, after: i64, limit: usize) -> Self {
+        Self { after, limit, ..self.clone() }
+    }
+}
+
+/// A walk through dead letters or kept events in steps, each a transaction.
+pub(super) struct Steps<Q> {
+    query: Q,
+    after: i64,
+    left: usize,
+}
+
+impl<Q: Walk> Steps<Q> {
+    pub(super) fn new(query: Q, after: i64, limit: usize) -> Self {
+        Self { query, after, left: limit }
     }
 
     /// The next step; none when as many were looked at as were asked for.
-    pub(super) fn next(&mut self) -> Option<DeadLetterQuery> {
-        let limit = self.0.limit.min(STEP);
-        self.0.limit -= limit;
-        (limit > 0).then(|| DeadLetterQuery { limit, ..self.0.clone() })
+    pub(super) fn next(&mut self) -> Option<Q> {
+        let limit = self.left.min(STEP);
+        self.left -= limit;
+        (limit > 0).then(|| self.query.part(self.after, limit))
     }
 
-    /// Go on behind this letter.
+    /// Go on behind this one.
     pub(super) fn behind(&mut self, last: i64) {
-        self.0.after = last;
+        self.after = last;
     }
 }
 

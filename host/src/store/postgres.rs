@@ -20,14 +20,14 @@ use self::{
     connect::Connect,
     dead_letter::{Purge, Replay},
     expire::{Forget, Old},
+    kept::Reruns,
     keyvalue::Check,
     source_state::SetState,
     task::{Alone, ClaimTasks, Release},
     writer::Writer,
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, Millis, OrderKey,
-    Read, Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, KeptEvent, KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     lane_of,
@@ -40,6 +40,7 @@ mod clock;
 mod connect;
 mod dead_letter;
 mod expire;
+mod kept;
 mod keyvalue;
 mod lane;
 mod lease;
@@ -265,7 +266,7 @@ impl Store for PostgresStore {
 
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut steps, mut replayed) = (Steps::new(query), 0);
+            let (mut steps, mut replayed) = (Steps::new(query.clone(), query.after, query.limit), 0);
             while let Some(step) = steps.next() {
                 let step = self.writer.run(Replay { query: step, route: route.clone() }).await?;
                 replayed += step.done;
@@ -278,7 +279,7 @@ impl Store for PostgresStore {
 
     fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut steps, mut purged) = (Steps::new(query), 0);
+            let (mut steps, mut purged) = (Steps::new(query.clone(), query.after, query.limit), 0);
             while let Some(step) = steps.next() {
                 let gone = self.writer.run(Purge(step)).await?;
                 purged += gone;
@@ -290,13 +291,37 @@ impl Store for PostgresStore {
         })
     }
 
+    fn kept_events(&self, query: KeptQuery) -> StoreFuture<'_, Vec<KeptEvent>> {
+        Box::pin(async move { kept::list(&mut *self.reader().await?, &query).await })
+    }
+
+    fn rerun(&self, query: KeptQuery, request: Arc<str>, route: Arc<RerunRoute>) -> StoreFuture<'_, Rerun> {
+        Box::pin(async move {
+            let (mut steps, mut rerun) = (Steps::new(query.clone(), query.after, query.limit), Rerun::default());
+            while let Some(step) = steps.next() {
+                let step = self.writer.run(Reruns { query: step, request: request.clone(), route: route.clone() }).await?;
+                rerun.add(&step.done);
+                let Some(last) = step.last else { break };
+                steps.behind(last);
+            }
+            Ok(rerun)
+        })
+    }
+
     fn expire(&self, retention: Retention) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (settled, dead_letters) = (self.clock.before(retention.settled), self.clock.before(retention.dead_letters));
+            let too_much = kept::beyond(&mut *self.reader().await?, retention.kept_bytes).await?.unwrap_or(0);
+            let kept = self.clock.before(retention.kept);
             let mut forgotten = 0;
-            for (old, before) in
-                [(Old::Accepted, settled), (Old::Settled, settled), (Old::DeadLetters, dead_letters), (Old::Events, self.clock.now())]
-            {
+            for (old, before) in [
+                (Old::Accepted, settled),
+                (Old::Settled, settled),
+                (Old::DeadLetters, dead_letters),
+                (Old::Kept, kept),
+                (Old::TooMuch, too_much),
+                (Old::Events, self.clock.now()),
+            ] {
                 loop {
                     let gone = self.writer.run(Forget { old, before }).await?;
                     if !matches!(old, Old::Events) {

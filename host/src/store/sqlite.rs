@@ -16,8 +16,7 @@ use self::{
     writer::{Survive, Writer},
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, Millis, OrderKey, Read,
-    Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, KeptEvent, KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     letters::Steps,
@@ -29,6 +28,7 @@ mod clock;
 mod dead_letter;
 mod expire;
 mod file;
+mod kept;
 mod keyvalue;
 mod readers;
 mod rows;
@@ -229,7 +229,7 @@ impl Store for SqliteStore {
 
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut steps, mut replayed) = (Steps::new(query), 0);
+            let (mut steps, mut replayed) = (Steps::new(query.clone(), query.after, query.limit), 0);
             while let Some(step) = steps.next() {
                 let (clock, route) = (self.clock.clone(), route.clone());
                 let step = self.writer.run(Survive::PowerLoss, move |c| Ok(dead_letter::replay(c, &step, &*route, clock.now())?)).await?;
@@ -243,7 +243,7 @@ impl Store for SqliteStore {
 
     fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut steps, mut purged) = (Steps::new(query), 0);
+            let (mut steps, mut purged) = (Steps::new(query.clone(), query.after, query.limit), 0);
             while let Some(step) = steps.next() {
                 let gone = self.writer.run(Survive::PowerLoss, move |c| Ok(dead_letter::purge(c, &step)?)).await?;
                 purged += gone;
@@ -255,11 +255,37 @@ impl Store for SqliteStore {
         })
     }
 
+    fn kept_events(&self, query: KeptQuery) -> StoreFuture<'_, Vec<KeptEvent>> {
+        Box::pin(self.readers.run(move |c| kept::list(c, &query)))
+    }
+
+    fn rerun(&self, query: KeptQuery, request: Arc<str>, route: Arc<RerunRoute>) -> StoreFuture<'_, Rerun> {
+        Box::pin(async move {
+            let (mut steps, mut rerun) = (Steps::new(query.clone(), query.after, query.limit), Rerun::default());
+            while let Some(step) = steps.next() {
+                let (clock, route, request) = (self.clock.clone(), route.clone(), request.clone());
+                let step = self.writer.run(Survive::PowerLoss, move |c| Ok(kept::rerun(c, &step, &request, &*route, clock.now())?)).await?;
+                rerun.add(&step.done);
+                let Some(last) = step.last else { break };
+                steps.behind(last);
+            }
+            Ok(rerun)
+        })
+    }
+
     fn expire(&self, retention: Retention) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (settled, dead_letters) = (self.clock.before(retention.settled), self.clock.before(retention.dead_letters));
+            let too_much = self.readers.run(move |c| kept::beyond(c, retention.kept_bytes)).await?.unwrap_or(0);
+            let kept = self.clock.before(retention.kept);
             let mut forgotten = 0;
-            for (old, before) in [(Old::Accepted, settled), (Old::Settled, settled), (Old::DeadLetters, dead_letters)] {
+            for (old, before) in [
+                (Old::Accepted, settled),
+                (Old::Settled, settled),
+                (Old::DeadLetters, dead_letters),
+                (Old::Kept, kept),
+                (Old::TooMuch, too_much),
+            ] {
                 loop {
                     let gone = self.writer.run(Survive::PowerLoss, move |c| Ok(expire::step(c, old, before)?)).await?;
                     forgotten += gone as u64;

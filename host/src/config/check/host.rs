@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Check, DAY, MINUTE, poller, reference, seconds};
+use super::{Check, DAY, MIB, MINUTE, poller, reference, seconds};
 use crate::config::{
     HostConfig, StoreConfig,
     document::Node,
@@ -36,6 +36,8 @@ pub(super) fn check(check: &mut Check<'_>, node: Option<&Node<'_>>) -> HostConfi
         watch: raw.watch.unwrap_or(true),
         dedup_for: check.time(&raw.dedup_for, DAY * 7, MINUTE..=DAY * 365),
         keep_dead_letters: check.time(&raw.keep_dead_letters, DAY * 30, MINUTE..=DAY * 3650),
+        keep_events: check.time(&raw.keep_events, seconds(0), seconds(0)..=DAY * 30),
+        keep_events_size: check.size(&raw.keep_events_size, 256 * MIB, MIB..=1024 * 1024 * MIB) as u64,
     }
 }
 

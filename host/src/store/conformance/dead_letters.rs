@@ -122,16 +122,20 @@ pub(crate) async fn purged_letters_are_gone(store: Arc<dyn Store>) {
     assert!(store.dead_letters(all_letters()).await.unwrap().is_empty());
 }
 
+fn retention(settled: Duration, dead_letters: Duration) -> Retention {
+    Retention { settled, dead_letters, kept: Duration::ZERO, kept_bytes: 0 }
+}
+
 pub(crate) async fn what_is_old_is_forgotten_but_not_while_a_task_needs_it(store: Arc<dyn Store>) {
     let (everything, nothing) = (Duration::ZERO, Duration::from_secs(3600));
     accept(&*store, Acceptance { handlers: vec![subscriber("invoice"), subscriber("ship")], ..order("half") }).await;
     let half = claim_one(&*store).await;
     store.commit(settling(&half, done())).await.unwrap();
     kill(&*store, "whole").await;
-    assert_eq!(store.expire(Retention { settled: nothing, dead_letters: nothing }).await.unwrap(), 0);
-    assert_eq!(store.expire(Retention { settled: nothing, dead_letters: everything }).await.unwrap(), 1);
+    assert_eq!(store.expire(retention(nothing, nothing)).await.unwrap(), 0);
+    assert_eq!(store.expire(retention(nothing, everything)).await.unwrap(), 1);
     assert!(store.dead_letters(all_letters()).await.unwrap().is_empty());
-    assert_eq!(store.expire(Retention { settled: everything, dead_letters: nothing }).await.unwrap(), 2);
+    assert_eq!(store.expire(retention(everything, nothing)).await.unwrap(), 2);
     accept(&*store, order("whole")).await;
     assert_eq!(accepted(&*store, order("half")).await, Accepted::Duplicate { id: "half".into() });
     assert!(store.settled(settling(&half, done()).call).await.unwrap().is_some());

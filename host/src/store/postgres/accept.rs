@@ -3,12 +3,13 @@
 //! However many are accepted at once, it is a handful of statements: what waits for the writer is accepted together.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, postgres::PgArguments, query::Query};
 
 use super::{
     dead_letter,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    store::{Acceptance, Accepted, OrderKey, StoreError, Subscriber, json::to_json, letters::NewLetter},
+    store::{Acceptance, Accepted, OrderKey, StoreError, Subscriber, json::to_json, kept, letters::NewLetter},
     tenant::Tenant,
 };
 
@@ -29,7 +30,7 @@ pub(super) fn lock(acceptances: &[Acceptance], locks: &mut Locks) {
     }
 }
 
-fn order_lock(tenant: &Tenant, source: &Arc<str>, subscriber: &Subscriber) -> Option<i32> {
+pub(super) fn order_lock(tenant: &Tenant, source: &Arc<str>, subscriber: &Subscriber) -> Option<i32> {
     let key = subscriber.order.as_deref()?.into();
     Some(locks::of_order(&OrderKey { tenant: tenant.clone(), source: source.clone(), handler: subscriber.handler.clone(), key }))
 }
@@ -101,6 +102,7 @@ async fn write(tx: &mut Tx<'_>, new: &[&Acceptance]) -> Result<(), StoreError> {
         attempts: 0,
         history: "[]",
         hops: acceptance.hops,
+        keep: acceptance.keep,
     });
     insert(tx, &tasks.collect::<Vec<_>>()).await?;
     for acceptance in new.iter().filter(|acceptance| acceptance.handlers.is_empty()) {
@@ -146,6 +148,8 @@ pub(super) struct NewTasks<'a> {
     pub(super) attempts: usize,
     pub(super) history: &'a str,
     pub(super) hops: u32,
+    /// It is kept when its tasks are settled.
+    pub(super) keep: bool,
 }
 
 /// Write events and their tasks. Their order keys are locked.
@@ -157,7 +161,7 @@ pub(super) async fn insert(tx: &mut Tx<'_>, new: &[NewTasks<'_>]) -> Result<(), 
         ), events AS (
             INSERT INTO event (id, header, data)
             SELECT ids.id, e.header, e.data FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS e(header, data, n) JOIN ids ON ids.n = e.n
-        )
+        ) {kept}
         INSERT INTO task (event, tenant, source, kind, handler, key, order_key, order_lock, due, attempts, history, hops, accepted_at, state)
         SELECT ids.id, t.tenant, t.source, t.kind, t.handler, t.key, t.order_key, t.order_lock, t.due, t.attempts, t.history, t.hops, $3,
             CASE WHEN t.behind OR (t.order_key IS NOT NULL AND EXISTS (
@@ -171,14 +175,18 @@ pub(super) async fn insert(tx: &mut Tx<'_>, new: &[NewTasks<'_>]) -> Result<(), 
     if new.is_empty() {
         return Ok(());
     }
-    let (mut headers, mut data) = (Vec::new(), Vec::new());
+    let (mut headers, mut data, mut kept) = (Vec::new(), Vec::new(), Kept::default());
     let (mut events, mut tenants, mut sources, mut kinds, mut handlers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut keys, mut orders, mut order_locks, mut dues) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut attempts, mut histories, mut hops, mut behind) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     // A statement does not see what it writes: who is behind one of the same statement is said.
     let mut first = HashSet::new();
     for (n, task) in (1i64..).zip(new) {
-        headers.push(to_json(task.event)?);
+        let header = to_json(task.event)?;
+        if task.keep {
+            kept.push(n, task, &header);
+        }
+        headers.push(header);
         data.push(&*task.event.data);
         for subscriber in task.subscribers {
             events.push(n);
@@ -197,7 +205,10 @@ pub(super) async fn insert(tx: &mut Tx<'_>, new: &[NewTasks<'_>]) -> Result<(), 
             behind.push(order.is_some_and(|order| !first.insert(order)));
         }
     }
-    sqlx::query(STATEMENT)
+    // Two statements, each of which stays prepared: what is not kept costs nothing more.
+    let keeps = !kept.events.is_empty();
+    let statement = STATEMENT.replace("{kept}", if keeps { KEPT } else { "" });
+    let query = sqlx::query(AssertSqlSafe(statement))
         .bind(headers)
         .bind(data)
         .bind(tx.now)
@@ -213,10 +224,49 @@ pub(super) async fn insert(tx: &mut Tx<'_>, new: &[NewTasks<'_>]) -> Result<(), 
         .bind(attempts)
         .bind(histories)
         .bind(hops)
-        .bind(behind)
-        .execute(&mut *tx.connection)
-        .await?;
+        .bind(behind);
+    let query = if keeps { kept.bind(query) } else { query };
+    query.execute(&mut *tx.connection).await?;
     Ok(())
+}
+
+/// What keeps events when they are written.
+const KEPT: &str = ", kept AS (
+            INSERT INTO kept (event, tenant, source, kind, key, event_id, hops, bytes, accepted_at)
+            SELECT ids.id, k.tenant, k.source, k.kind, k.key, k.event_id, k.hops, k.bytes, $3
+            FROM unnest($17::bigint[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::bigint[], $24::bigint[])
+                AS k(n, tenant, source, kind, key, event_id, hops, bytes) JOIN ids ON ids.n = k.n
+        )";
+
+/// Events to be kept, a column each.
+#[derive(Default)]
+struct Kept<'a> {
+    events: Vec<i64>,
+    tenants: Vec<&'a str>,
+    sources: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    keys: Vec<Option<Cow<'a, str>>>,
+    ids: Vec<Cow<'a, str>>,
+    hops: Vec<i64>,
+    bytes: Vec<i64>,
+}
+
+impl<'a> Kept<'a> {
+    fn push(&mut self, n: i64, task: &NewTasks<'a>, header: &str) {
+        self.events.push(n);
+        self.tenants.push(task.tenant.as_str());
+        self.sources.push(&**task.source);
+        self.kinds.push(task.kind);
+        self.keys.push(task.key.map(key));
+        self.ids.push(text(&task.event.id));
+        self.hops.push(i64::from(task.hops));
+        self.bytes.push(kept::bytes(header, &task.event.data));
+    }
+
+    fn bind(self, query: Query<'a, Postgres, PgArguments>) -> Query<'a, Postgres, PgArguments> {
+        let query = query.bind(self.events).bind(self.tenants).bind(self.sources).bind(self.kinds);
+        query.bind(self.keys).bind(self.ids).bind(self.hops).bind(self.bytes)
+    }
 }
 
 /// The ids under which these keys were accepted.

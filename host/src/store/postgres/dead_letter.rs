@@ -204,6 +204,7 @@ async fn revive(tx: &mut Tx<'_>, letter: &DeadLetter, subscribers: &[Subscriber]
         attempts: 0,
         history: "[]",
         hops: letter.hops,
+        keep: false,
     };
     accept::insert(tx, &[tasks]).await?;
     sqlx::query("DELETE FROM dead_letter WHERE id = $1").bind(letter.id).execute(&mut *tx.connection).await?;

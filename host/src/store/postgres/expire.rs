@@ -15,6 +15,9 @@ pub(super) enum Old {
     Accepted,
     Settled,
     DeadLetters,
+    Kept,
+    /// Kept events up to a number: not by age.
+    TooMuch,
     /// Events whose last two tasks ended on two hosts at once, each of which saw the other's. Not by age, and not counted.
     Events,
 }
@@ -45,9 +48,31 @@ impl Operation for Forget {
             Old::DeadLetters => {
                 "DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE at <= $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)"
             }
+            // An event goes with the last that needs it.
+            Old::Kept => {
+                "WITH gone AS (
+                    DELETE FROM kept WHERE event IN (
+                        SELECT event FROM kept WHERE accepted_at <= $1 ORDER BY accepted_at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING event
+                 ), last AS (
+                    DELETE FROM event AS e USING gone
+                    WHERE e.id = gone.event AND NOT EXISTS (SELECT 1 FROM task WHERE task.event = gone.event)
+                 )
+                 SELECT event FROM gone"
+            }
+            Old::TooMuch => {
+                "WITH gone AS (
+                    DELETE FROM kept WHERE event IN (
+                        SELECT event FROM kept WHERE event <= $1 ORDER BY event LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING event
+                 ), last AS (
+                    DELETE FROM event AS e USING gone
+                    WHERE e.id = gone.event AND NOT EXISTS (SELECT 1 FROM task WHERE task.event = gone.event)
+                 )
+                 SELECT event FROM gone"
+            }
             Old::Events => {
                 "DELETE FROM event WHERE id IN (
                     SELECT id FROM event AS old WHERE $1 > 0 AND NOT EXISTS (SELECT 1 FROM task WHERE task.event = old.id)
+                        AND NOT EXISTS (SELECT 1 FROM kept WHERE kept.event = old.id)
                     ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)"
             }
         };

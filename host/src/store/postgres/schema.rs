@@ -6,8 +6,11 @@ use super::connect::Connect;
 use crate::store::StoreError;
 
 /// Each takes the schema from the version that is its index to the next. Never edited once released.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../../../migrations/postgres/0001_store.sql"), include_str!("../../../migrations/postgres/0002_letters.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/postgres/0001_store.sql"),
+    include_str!("../../../migrations/postgres/0002_letters.sql"),
+    include_str!("../../../migrations/postgres/0003_kept_events.sql"),
+];
 
 /// One host makes or changes the tables at a time.
 const MIGRATING: i64 = 0x6b6f_6b73_6d61_7400;

@@ -136,6 +136,7 @@ async fn park(tx: &mut Tx<'_>, commit: &Commit, due: Millis, failed: Option<&Att
             attempts: earlier.len() + usize::from(failed.is_some()),
             history: &all,
             hops: commit.hops,
+            keep: false,
         };
         return Ok(accept::insert(tx, &[task]).await?);
     };
@@ -218,6 +219,7 @@ pub(super) async fn leave(tx: &mut Tx<'_>, claim: Claim) -> sqlx::Result<Option<
          ), last AS (
             DELETE FROM event AS e USING gone
             WHERE e.id = gone.event AND NOT EXISTS (SELECT 1 FROM task AS t WHERE t.event = gone.event AND t.id <> gone.id)
+                AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.event = gone.event)
          )
          SELECT order_key, accepted_at, tenant, source, handler FROM gone";
     const NEXT: &str = "UPDATE task SET state = 0 WHERE state = 2 AND id = (

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{dead_letter, rows, source_state};
+use super::{dead_letter, kept, rows, source_state};
 use crate::{
     store::{Acceptance, Accepted, Millis, StoreError, letters::NewLetter},
     tenant::Tenant,
@@ -37,6 +37,9 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
     }
     if !acceptance.handlers.is_empty() {
         let row = rows::insert_event(connection, event)?;
+        if acceptance.keep {
+            kept::insert(connection, row, acceptance, now)?;
+        }
         for subscriber in &acceptance.handlers {
             let task = NewTask {
                 event: row,

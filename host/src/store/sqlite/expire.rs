@@ -14,6 +14,9 @@ pub(super) enum Old {
     Accepted,
     Settled,
     DeadLetters,
+    Kept,
+    /// Kept events up to a number: not by age.
+    TooMuch,
 }
 
 /// Forget at most [`STEP`] rows from `before` or earlier. How many.
@@ -32,6 +35,8 @@ pub(super) fn step(connection: &Connection, old: Old, before: Millis) -> Result<
                 ORDER BY at LIMIT ?2)"
         }
         Old::DeadLetters => "DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE at <= ?1 ORDER BY at LIMIT ?2)",
+        Old::Kept => "DELETE FROM kept WHERE event IN (SELECT event FROM kept WHERE accepted_at <= ?1 ORDER BY accepted_at LIMIT ?2)",
+        Old::TooMuch => "DELETE FROM kept WHERE event IN (SELECT event FROM kept WHERE event <= ?1 ORDER BY event LIMIT ?2)",
     };
     Ok(connection.prepare_cached(sql)?.execute(params![before, STEP as i64])?)
 }

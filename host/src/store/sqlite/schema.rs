@@ -7,8 +7,11 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use crate::store::StoreError;
 
 /// Each takes the schema from the version that is its index to the next. Never edited once released.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../../../migrations/sqlite/0001_store.sql"), include_str!("../../../migrations/sqlite/0002_letters.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/sqlite/0001_store.sql"),
+    include_str!("../../../migrations/sqlite/0002_letters.sql"),
+    include_str!("../../../migrations/sqlite/0003_kept_events.sql"),
+];
 
 /// Older ones can damage a store in WAL mode (fixed in [3.51.3](https://www.sqlite.org/releaselog/3_51_3.html), "WAL-reset bug").
 const OLDEST_SQLITE: i32 = 3_051_003;
