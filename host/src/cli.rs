@@ -11,6 +11,7 @@ mod schema;
 mod send;
 mod status;
 mod target;
+mod test;
 mod trial;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -45,6 +46,8 @@ enum Command {
     CrashTest(crash_test::CrashTest),
     /// Have events handled again that were handled before
     Replay(replay::Replay),
+    /// Run a handler on an event that failed, with its host calls answered from the recording
+    Test(test::Test),
     /// Print the JSON Schema of koksmat.toml
     Schema,
 }
@@ -101,6 +104,7 @@ impl Arguments {
             Command::DeadLetters(dead_letters) => dead_letters.run().await,
             Command::CrashTest(crash_test) => crash_test.run().await,
             Command::Replay(replay) => replay.run().await,
+            Command::Test(test) => test.run().await,
             Command::Schema => schema::print(),
         }
     }

@@ -3,14 +3,14 @@
 //! Nothing here is optional that has a default, units are resolved, paths are absolute and every cross-check has passed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::tenant::Tenant;
 
@@ -389,6 +389,10 @@ pub struct HandlerConfig {
     pub retry: Retry,
     /// What `wasi:config` shows the guest.
     pub config: BTreeMap<String, String>,
+    /// Those of them that hold something from the environment.
+    pub from_environment: BTreeSet<String>,
+    /// A dead letter keeps what the host calls of the last attempt gave it.
+    pub record: bool,
     /// What it may do.
     pub grants: Grants,
 }
@@ -414,6 +418,32 @@ pub enum PluginRef {
 }
 
 impl PluginRef {
+    /// What a path names: a file by its extension, or the folder of a Rust crate.
+    ///
+    /// # Errors
+    /// When there is nothing, or nothing that is known as code.
+    pub fn of(path: &Path) -> Result<Self, String> {
+        if path.join("Cargo.toml").is_file() {
+            return Ok(Self::Cargo(path.to_owned()));
+        }
+        if !path.is_file() {
+            return Err(format!("there is no {}, or it is a folder without a Cargo.toml", path.display()));
+        }
+        Self::by_name(path).ok_or_else(|| format!("{} is no plugin; {}", path.display(), Self::EXPECTED))
+    }
+
+    /// What is expected where a file with code is named.
+    pub(crate) const EXPECTED: &str = "expected a `.wasm`, `.js`, `.mjs`, `.ts` or `.mts` file, or a folder";
+
+    /// What a file is by its name.
+    pub(crate) fn by_name(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "wasm" => Some(Self::Wasm(path.to_owned())),
+            "js" | "mjs" | "ts" | "mts" => Some(Self::Script(path.to_owned())),
+            _ => None,
+        }
+    }
+
     /// The file or folder.
     pub fn path(&self) -> &std::path::Path {
         match self {
@@ -469,7 +499,8 @@ impl Default for Retry {
 }
 
 /// What a handler may do beyond logging, configuration, clocks and random numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Grants {
     /// Hosts it may send requests to: `api.example.com`, `*.example.com`, `127.0.0.1:9000`.
     pub http: Vec<String>,

@@ -27,8 +27,10 @@ use crate::{
 use coordinates::Places;
 
 pub(crate) mod coordinates;
+mod exported;
 mod handled;
 
+pub use exported::{ExportError, Exported, FailedCall};
 pub use handled::HandledEvents;
 
 /// The dead letters of a host, or of a store that no host has open. Cheap to clone.
@@ -56,9 +58,9 @@ pub enum LettersError {
     /// There is none with this number.
     #[error("there is no dead letter {0}")]
     None(i64),
-    /// It cannot be tried.
-    #[error("the dead letter {id} cannot be tried: {why}")]
-    Untriable {
+    /// It cannot be tried, or not exported.
+    #[error("the dead letter {id} is of no use for this: {why}")]
+    Unusable {
         /// Which.
         id: i64,
         /// Why.
@@ -154,14 +156,25 @@ impl DeadLetters {
     pub async fn dry_run(&self, id: i64) -> Result<Vec<Trial>, LettersError> {
         let query = DeadLetterQuery { id: Some(id), limit: 1, ..Default::default() };
         let letter = self.store.dead_letters(query).await?.pop().ok_or(LettersError::None(id))?;
-        let handlers = self.handlers_of(&letter).await.map_err(|why| LettersError::Untriable { id, why })?;
+        let handlers = self.handlers_of(&letter).await.map_err(|why| LettersError::Unusable { id, why })?;
         let _one = self.trying.lock().await;
         let mut trials = Vec::new();
         for handler in handlers {
-            let call = call_of(&origin(&letter), letter.key.as_deref(), &letter.event, letter.hops, &handler);
+            let call = call_of(&origin(&letter), letter.key.as_deref(), &letter.event, letter.hops, &handler.config.name, &handler);
             trials.push(handler.dry_run(call).await);
         }
         Ok(trials)
+    }
+
+    /// One as a document that can be taken elsewhere, with what its host calls gave the last attempt.
+    ///
+    /// # Errors
+    /// When there is no such letter.
+    pub async fn export(&self, id: i64) -> Result<Exported, LettersError> {
+        let query = DeadLetterQuery { id: Some(id), limit: 1, ..Default::default() };
+        let letter = self.store.dead_letters(query).await?.pop().ok_or(LettersError::None(id))?;
+        let recording = self.store.recording(id).await?;
+        Exported::of(&letter, recording.as_deref()).map_err(|why| LettersError::Unusable { id, why })
     }
 
     /// A dead letter as it is shown: its event in the JSON format of CloudEvents, and where it came from.
@@ -222,13 +235,8 @@ fn origin(letter: &DeadLetter) -> Origin {
 }
 
 /// The first call that a replay would make.
-fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u32, handler: &Handler) -> Call {
-    let id = CallId {
-        tenant: origin.tenant.clone(),
-        source: origin.source.clone(),
-        key: key.map(Into::into),
-        handler: handler.config.name.as_str().into(),
-    };
+fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u32, name: &str, handler: &Handler) -> Call {
+    let id = CallId { tenant: origin.tenant.clone(), source: origin.source.clone(), key: key.map(Into::into), handler: name.into() };
     Call {
         idempotency_key: idempotency_key(&id, event).into(),
         id,
@@ -244,10 +252,10 @@ fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u32, handler
 
 /// The handlers of a configuration; only `one` of them if it is said.
 async fn load(config: &Config, store: Arc<dyn Store>, one: Option<&str>) -> Result<Generation, String> {
-    let loader = Arc::new(Loader::of(config, store).map_err(|error| format!("{error:#}"))?);
+    let loader = Loader::of(config, store).map_err(|error| format!("{error:#}"))?;
     let mut handlers = Vec::new();
     for handler in config.handlers.iter().filter(|handler| one.is_none_or(|one| handler.name == one)) {
-        handlers.push(loader.load(handler).await.map_err(|error| error.to_string())?);
+        handlers.push(loader.load_once(handler).await.map_err(|error| error.to_string())?);
     }
     Ok(Generation::new(handlers, Default::default(), Vec::new()))
 }

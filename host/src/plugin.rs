@@ -7,6 +7,7 @@ pub(crate) mod bindings;
 pub(crate) mod build;
 pub(crate) mod capability;
 mod contract;
+mod data;
 mod effects;
 pub mod engine;
 mod guest;
@@ -14,6 +15,8 @@ pub mod instance;
 mod limits;
 mod link;
 pub(crate) mod load;
+pub(crate) mod recording;
+mod tape;
 mod trial;
 
 use std::{
@@ -25,15 +28,15 @@ use arc_swap::ArcSwap;
 
 use crate::{config::HandlerConfig, store::Store, telemetry::CallMetrics};
 
-pub use capability::{
-    http::Asked,
-    logging::{LogLevel, LogLine},
-};
+pub use capability::logging::{LogLevel, LogLine};
+pub use data::{Data, Part};
 pub use engine::{Capacity, Engine};
 pub use guest::Emission;
 pub use instance::{Call, Finished};
 pub use load::{LoadError, Loader};
-pub use trial::{Data, Emitted, Ended, Reply, Trial, Written};
+pub use recording::{Page, Recording, Setup};
+pub use tape::Exchange;
+pub use trial::{Asked, Emitted, Ended, Reply, Trial, Written};
 
 use self::{build::Positions, capability::http::Outbound};
 
@@ -74,6 +77,20 @@ impl Handler {
     /// The digest of what serves now: of the component, or of the script.
     pub fn digest(&self) -> String {
         self.code.load().digest.to_string()
+    }
+
+    /// With what it is set up, as far as a call can tell.
+    pub(crate) fn setup(&self) -> Setup {
+        let HandlerConfig { grants, config, from_environment, timeout, memory, .. } = &*self.config;
+        let shown = config.iter().filter(|(key, _)| !from_environment.contains(*key));
+        Setup {
+            grants: grants.clone(),
+            queues: self.queues.iter().cloned().collect(),
+            config: shown.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            withheld: from_environment.clone(),
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            memory: *memory,
+        }
     }
 
     /// Whether a call can have effects: without a grant for one it has none.

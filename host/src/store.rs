@@ -321,6 +321,8 @@ pub enum Verdict {
         failed: Option<Attempt>,
         /// Which code ran: a digest.
         plugin: String,
+        /// What the host calls of the last attempt gave it, as JSON.
+        recording: Option<String>,
     },
 }
 
@@ -451,6 +453,8 @@ pub struct DeadLetter {
     pub hops: u32,
     /// When the store took the event in; absent: it came directly from its source and was never parked.
     pub accepted_at: Option<Millis>,
+    /// There is a recording of the last attempt ([`Store::recording`]).
+    pub recorded: bool,
     /// When it came here.
     pub at: Millis,
     /// The event, its data as text or base64 in JSON.
@@ -585,6 +589,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many dead letters there are, whatever the query's `limit`.
     fn count_dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64>;
+
+    /// The recording of a dead letter, if it has one.
+    fn recording(&self, letter: i64) -> StoreFuture<'_, Option<String>>;
 
     /// Make tasks of dead letters again, with a fresh count of attempts, for those that `route` names. How many.
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64>;

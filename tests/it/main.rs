@@ -24,6 +24,7 @@ mod order;
 mod power_loss;
 mod rabbitmq;
 mod real_input;
+mod recording;
 mod replay;
 mod rust_handlers;
 mod scripts;

@@ -129,6 +129,14 @@ impl Client {
     /// # Errors
     /// When no host runs, or it refuses.
     pub async fn send(&self, request: Request) -> Result<Value, ClientError> {
+        Ok(serde_json::from_slice(&self.send_for_text(request).await?).unwrap_or_default())
+    }
+
+    /// The same with the answer as it came: what is read from JSON and written again is not always the same text.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_for_text(&self, request: Request) -> Result<Bytes, ClientError> {
         let uri = if request.query.is_empty() { request.path } else { format!("{}?{}", request.path, request.query) };
         let mut builder = http::Request::builder().method(request.method).uri(uri).header("host", "koksmat");
         if let Some(content_type) = request.content_type {
@@ -139,10 +147,10 @@ impl Client {
             Some(router) => self.ask_offline(router.clone(), request).await?,
             None => self.ask_host(request).await?,
         };
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
-            return Ok(value);
+            return Ok(body);
         }
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         Err(ClientError::Refused { status: status.as_u16(), detail: value["detail"].as_str().unwrap_or_default().to_owned() })
     }
 

@@ -25,6 +25,7 @@ where
         .route("/api/dead-letters", get(list).delete(purge))
         .route("/api/dead-letters/replay", post(replay))
         .route("/api/dead-letters/dry-run", post(dry_run))
+        .route("/api/dead-letters/export", get(export))
 }
 
 /// Which dead letters, as a query string has it.
@@ -97,9 +98,23 @@ async fn dry_run(State(letters): State<DeadLetters>, Query(which): Query<Which>)
     let Some(id) = which.id else { return problem(StatusCode::BAD_REQUEST, "say which: `id`") };
     match letters.dry_run(id).await {
         Ok(trials) => json(StatusCode::OK, &serde_json::json!({ "id": id, "trials": trials })),
-        Err(LettersError::Store(error)) => store_error(&error),
-        Err(error @ LettersError::None(_)) => problem(StatusCode::NOT_FOUND, &error.to_string()),
-        Err(error @ LettersError::Untriable { .. }) => problem(StatusCode::CONFLICT, &error.to_string()),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn export(State(letters): State<DeadLetters>, Query(which): Query<Which>) -> Response {
+    let Some(id) = which.id else { return problem(StatusCode::BAD_REQUEST, "say which: `id`") };
+    match letters.export(id).await {
+        Ok(exported) => json(StatusCode::OK, &exported),
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &LettersError) -> Response {
+    match error {
+        LettersError::Store(error) => store_error(error),
+        LettersError::None(_) => problem(StatusCode::NOT_FOUND, &error.to_string()),
+        LettersError::Unusable { .. } => problem(StatusCode::CONFLICT, &error.to_string()),
     }
 }
 

@@ -38,6 +38,13 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Write one to standard output as a document for `koksmat test`: the event, its call, and what its host calls gave it
+    Export {
+        /// Its number
+        id: i64,
+        #[command(flatten)]
+        place: InFolder,
+    },
     /// Handle again by the code that serves now, with a fresh count of attempts
     Replay {
         #[command(flatten)]
@@ -125,6 +132,7 @@ impl DeadLetters {
                 each(&client, of.query(), show).await.map(|()| 0)
             }
             Action::Show { id, place, json } => show(id, place, json).await,
+            Action::Export { id, place } => export(id, place).await,
             Action::Replay { version: Some(digest), .. } => {
                 Err(Failure::usage(format!("the code {digest} is not kept: a replay runs on the current version; leave out --version")))
             }
@@ -172,6 +180,14 @@ async fn show(id: i64, place: InFolder, json: bool) -> Result<u8, Failure> {
     let letter = page.get(0).ok_or_else(|| Failure::usage(format!("there is no dead letter {id}")))?;
     let text = if json { Ok(letter.to_string()) } else { serde_json::to_string_pretty(letter) };
     say(format_args!("{}", text.map_err(Failure::start)?));
+    Ok(0)
+}
+
+async fn export(id: i64, place: InFolder) -> Result<u8, Failure> {
+    let client = target::client_or_store(&place.path).await?;
+    let request = Request::get("/api/dead-letters/export").query([("id", id.to_string())]);
+    let document = client.send_for_text(request).await.map_err(target::failed)?;
+    say(format_args!("{}", String::from_utf8_lossy(&document)));
     Ok(0)
 }
 

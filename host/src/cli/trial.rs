@@ -23,6 +23,9 @@ pub(super) fn text(trial: &Value) -> String {
         let data = if event["data"].is_null() { &event["data_base64"] } else { &event["data"] };
         lines.push(format!("  emit     {}  {}", word(&event["type"]), short(&word(data))));
     }
+    for diverged in trial["diverged"].as_array().into_iter().flatten() {
+        lines.push(format!("  differs  {}", word(diverged)));
+    }
     for line in trial["log"].as_array().into_iter().flatten() {
         lines.push(format!("  {:<8} {}", word(&line["level"]), word(&line["message"])));
     }

@@ -19,7 +19,7 @@ use crate::{
     health::Health,
     outcome::{Failure, Outcome},
     planted::{Mistake, is_planted},
-    plugin::{Call, Finished, Handler},
+    plugin::{Call, Finished, Handler, Recording},
     receipt::{Answer, Cause},
     shutdown::ledger::{Ledgers, Tally},
     store::{Attempt, CallId, Claim, Commit, Committed, Effects, OrderKey, Read, Store, StoreError, Task, Verdict},
@@ -35,6 +35,15 @@ pub(crate) const MISTAKEN: Duration = Duration::from_millis(300);
 pub(crate) struct Settled {
     pub(crate) tally: Tally,
     pub(crate) answer: Answer,
+}
+
+/// A call that did not work out.
+struct Failed {
+    outcome: Outcome,
+    failure: Option<Failure>,
+    /// The code that ran: a digest.
+    plugin: Arc<str>,
+    recording: Option<Box<Recording>>,
 }
 
 /// Settles calls.
@@ -58,7 +67,9 @@ impl Settler {
         if finished.overtaken && !last_time {
             return None;
         }
-        let (failure, plugin) = (finished.failure.clone(), finished.plugin.clone());
+        let plugin = finished.plugin.clone();
+        // What a call that was done did not come to anyway has no recording.
+        let failed = |outcome| Failed { outcome, failure: None, plugin: plugin.clone(), recording: None };
         let settled = match finished.outcome {
             Outcome::Done(ref response) => {
                 let response = response.clone();
@@ -87,18 +98,21 @@ impl Settler {
                     Ok(Committed::Fenced) => self.was_fenced(joint, call),
                     Ok(Committed::Overtaken) if last_time => {
                         let reason = "other calls changed what it read every time it ran".to_owned();
-                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None, &plugin).await
+                        self.fail(joint, routed, call, failed(Outcome::Retry { reason, after: None })).await
                     }
                     Ok(Committed::Overtaken) => return None,
                     Ok(Committed::Full(queue)) => {
                         let reason = format!("the backlog of `{queue}`, to which it emits, is full");
-                        self.fail(joint, routed, call, Outcome::Retry { reason, after: None }, None, &plugin).await
+                        self.fail(joint, routed, call, failed(Outcome::Retry { reason, after: None })).await
                     }
-                    Ok(Committed::Invalid(reason)) => self.fail(joint, routed, call, Outcome::Reject { reason }, None, &plugin).await,
+                    Ok(Committed::Invalid(reason)) => self.fail(joint, routed, call, failed(Outcome::Reject { reason })).await,
                     Err(error) => self.store_failed(joint, call, &error).await,
                 }
             }
-            outcome => self.fail(joint, routed, call, outcome, failure, &plugin).await,
+            outcome => {
+                let Finished { failure, recording, .. } = finished;
+                self.fail(joint, routed, call, Failed { outcome, failure, plugin, recording }).await
+            }
         };
         Some(settled)
     }
@@ -126,7 +140,8 @@ impl Settler {
     }
 
     /// A call that did not work out: parked, dead, or told to who waits. Its effects are discarded.
-    async fn fail(&self, joint: &Joint, routed: &Routed, call: &Call, outcome: Outcome, failure: Option<Failure>, plugin: &str) -> Settled {
+    async fn fail(&self, joint: &Joint, routed: &Routed, call: &Call, failed: Failed) -> Settled {
+        let Failed { outcome, failure, plugin, recording } = failed;
         let (reason, after, rejected) = match outcome {
             Outcome::Retry { reason, after } => (reason, after, false),
             Outcome::Reject { reason } => (reason, None, true),
@@ -142,12 +157,14 @@ impl Settler {
             let tally = if rejected { Tally::Dead } else { Tally::Returned };
             return Settled { tally, answer };
         }
-        let failed = Some(Attempt { at: now(), error: reason.clone(), plugin: Some(plugin.to_owned()) });
+        let failed = Some(Attempt { at: now(), error: reason.clone(), plugin: Some(plugin.to_string()) });
         let (verdict, settled) = if rejected || attempt >= config.retry.attempts {
             let why = if rejected { reason.clone() } else { format!("failed {attempt} times; last: {reason}") };
             tracing::warn!(%tenant, handler, event, attempt, reason = why, "the call failed for good: dead letter");
             let answer = Answer::Dead { reason: why.clone() };
-            (Verdict::Dead { reason: why, failed, plugin: plugin.to_owned() }, Settled { tally: Tally::Dead, answer })
+            let recording = recording.and_then(|recording| recording.encode());
+            let verdict = Verdict::Dead { reason: why, failed, plugin: plugin.to_string(), recording };
+            (verdict, Settled { tally: Tally::Dead, answer })
         } else {
             let wait = after.unwrap_or_else(|| backoff(&config.retry, attempt));
             tracing::warn!(%tenant, handler, event, attempt, reason, ?wait, "the call failed and waits for its next attempt");

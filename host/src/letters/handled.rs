@@ -75,7 +75,7 @@ impl HandledEvents {
         let _one = self.trying.lock().await;
         let mut trials = Vec::new();
         for routed in routed(&self.generation.load_full(), &kept, handler) {
-            let call = call_of(&origin(&kept), kept.key.as_deref(), &kept.event, kept.hops, &routed.handler);
+            let call = call_of(&origin(&kept), kept.key.as_deref(), &kept.event, kept.hops, &routed.handler.config.name, &routed.handler);
             trials.push(routed.handler.dry_run(call).await);
         }
         Ok(trials)

@@ -1,11 +1,20 @@
 //! What a call has read and wants to change: its own view of the tenant's keys over the store's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use crate::{
-    plugin::{bindings::wasi::keyvalue::store::Error, capability::keyvalue::VALUE_BYTES, guest::Emission},
+    plugin::{
+        bindings::wasi::keyvalue::store::Error,
+        capability::keyvalue::VALUE_BYTES,
+        data::Part,
+        guest::Emission,
+        recording::{Page, Playback, Recording},
+    },
     store::{Read, Store, StoreError, Write},
     tenant::Tenant,
 };
@@ -14,6 +23,30 @@ use crate::{
 const KEYS: usize = 10_000;
 /// The most bytes it may write.
 const BYTES: usize = 32 << 20;
+
+/// Where keys are read.
+pub(crate) enum Keys {
+    /// They are the tenant's.
+    Store(Arc<dyn Store>),
+    /// They are what another call saw.
+    Recorded(Arc<Playback>),
+}
+
+impl Keys {
+    async fn get(&self, tenant: &Tenant, key: &str) -> Result<Option<(Bytes, i64)>, StoreError> {
+        match self {
+            Self::Store(store) => store.get(tenant.clone(), key.to_owned()).await,
+            Self::Recorded(playback) => Ok(playback.get(key)?.map(|value| (value, 0))),
+        }
+    }
+
+    async fn list(&self, tenant: &Tenant, prefix: &str, after: Option<&String>, limit: usize) -> Result<Vec<String>, StoreError> {
+        match self {
+            Self::Store(store) => store.list(tenant.clone(), prefix.to_owned(), after.cloned(), limit).await,
+            Self::Recorded(playback) => playback.list(after.map(String::as_str)),
+        }
+    }
+}
 
 /// Kept while a call runs; handed to settle when it ends.
 #[derive(Debug, Default)]
@@ -31,7 +64,7 @@ pub(crate) struct CallEffects {
 
 impl CallEffects {
     /// The value of a key, own writes first.
-    pub(crate) async fn get(&mut self, store: &dyn Store, tenant: &Tenant, key: &str) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) async fn get(&mut self, keys: &Keys, tenant: &Tenant, key: &str) -> Result<Option<Bytes>, StoreError> {
         let delta = match self.writes.get(key) {
             Some(Write::Set(value)) => return Ok(Some(value.clone())),
             Some(Write::Delete) => return Ok(None),
@@ -39,7 +72,7 @@ impl CallEffects {
             None => 0,
         };
         if !self.seen.contains_key(key) {
-            let found = store.get(tenant.clone(), key.to_owned()).await?;
+            let found = keys.get(tenant, key).await?;
             let (value, version) = found.map_or((None, 0), |(value, version)| (Some(value), version));
             self.seen.insert(key.to_owned(), (value, version));
         }
@@ -58,14 +91,14 @@ impl CallEffects {
     /// A page of the keys that begin with `prefix`, own writes included, and the cursor of the next one.
     pub(crate) async fn list(
         &mut self,
-        store: &dyn Store,
+        keys: &Keys,
         tenant: &Tenant,
         prefix: String,
         cursor: Option<u64>,
         limit: usize,
     ) -> Result<(Vec<String>, Option<u64>), StoreError> {
         let after = cursor.and_then(|cursor| self.cursors.get(usize::try_from(cursor).unwrap_or(usize::MAX)).cloned());
-        let stored = store.list(tenant.clone(), prefix.clone(), after.clone(), limit).await?;
+        let stored = keys.list(tenant, &prefix, after.as_ref(), limit).await?;
         let last = (stored.len() == limit).then(|| stored.last().cloned()).flatten();
         self.lists.push(Read::List { prefix: prefix.clone(), after: after.clone(), limit, keys: stored.clone() });
 
@@ -125,6 +158,19 @@ impl CallEffects {
     pub(crate) fn reads(&self) -> Vec<Read> {
         let keys = self.seen.iter().map(|(key, (_, version))| Read::Key { key: key.clone(), version: *version });
         keys.chain(self.lists.iter().cloned()).collect()
+    }
+
+    /// What it has read and listed, and the ids of what it emitted, as a recording has them.
+    pub(crate) fn record(&self, recording: &mut Recording) {
+        let part = |value: &Option<Bytes>| value.clone().map(Part::whole);
+        recording.keyvalue = self.seen.iter().map(|(key, (value, _))| (key.clone(), part(value))).collect();
+        let pages = self.lists.iter().filter_map(|read| match read {
+            Read::List { after, keys, .. } => Some(Page { after: after.clone(), keys: Some(keys.clone()) }),
+            Read::Key { .. } => None,
+        });
+        recording.lists = pages.collect();
+        recording.emitted =
+            self.emissions.iter().filter(|emission| !emission.recognised).map(|emission| emission.event.id.clone()).collect();
     }
 
     /// The keys it has written so far.

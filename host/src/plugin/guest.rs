@@ -7,7 +7,7 @@ use std::{
 };
 
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::{
@@ -19,10 +19,11 @@ use crate::{
             http::{OutboundCall, Outside},
             logging::{CallLog, Stdio, StdioLevel},
         },
-        effects::CallEffects,
+        effects::{CallEffects, Keys},
         limits::{HEADER_BYTES, Limiter},
+        recording::Playback,
     },
-    store::{CallId, Store},
+    store::CallId,
 };
 
 /// An event a call emitted.
@@ -43,7 +44,7 @@ pub(crate) struct Guest {
     pub(crate) id: CallId,
     pub(crate) handler: Arc<HandlerConfig>,
     pub(crate) queues: Arc<HashSet<String>>,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keys: Keys,
     pub(crate) effects: CallEffects,
     pub(crate) limiter: Limiter,
     pub(crate) log: CallLog,
@@ -64,13 +65,18 @@ impl Guest {
         http.set_field_size_limit(HEADER_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(crate::plugin::limits::HANDLES);
-        let outbound = OutboundCall::new(handler.outbound.clone(), handler.store.clone(), call, deadline, outside);
+        let (keys, record) = match &outside {
+            Outside::Open => (Keys::Store(handler.store.clone()), handler.config.record),
+            Outside::Safe => (Keys::Store(handler.store.clone()), true),
+            Outside::Recorded(playback) => (Keys::Recorded(playback.clone()), true),
+        };
+        let outbound = OutboundCall::new(handler.outbound.clone(), handler.store.clone(), call, deadline, outside, record);
         Self {
             limiter: Limiter::new(handler.config.memory),
             id: call.id.clone(),
             handler: handler.config.clone(),
             queues: handler.queues.clone(),
-            store: handler.store.clone(),
+            keys,
             effects: CallEffects::default(),
             log,
             host_failure: None,
@@ -83,11 +89,42 @@ impl Guest {
     }
 }
 
+impl Guest {
+    /// What answers its host calls in the world's place.
+    pub(crate) fn playback(&self) -> Option<&Arc<Playback>> {
+        match &self.keys {
+            Keys::Recorded(playback) => Some(playback),
+            Keys::Store(_) => None,
+        }
+    }
+}
+
+/// A clock that began at some other time.
+struct RecordedClock {
+    began: Duration,
+    started: Instant,
+}
+
+impl HostWallClock for RecordedClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        self.began + self.started.elapsed()
+    }
+}
+
 /// No files, no sockets, no arguments and no environment; what is printed goes into the log.
-fn wasi_of(log: &CallLog) -> WasiCtx {
+fn wasi_of(log: &CallLog, keys: &Keys) -> WasiCtx {
     let stdio = |level| Stdio { log: log.clone(), level };
-    WasiCtx::builder()
-        .stdout(stdio(StdioLevel::Out))
+    let mut wasi = WasiCtx::builder();
+    if let Keys::Recorded(playback) = keys
+        && let Some(at) = playback.at()
+    {
+        wasi.wall_clock(RecordedClock { began: Duration::from_millis(at.unsigned_abs()), started: Instant::now() });
+    }
+    wasi.stdout(stdio(StdioLevel::Out))
         .stderr(stdio(StdioLevel::Err))
         .max_random_size(1 << 20)
         .allow_tcp(false)
@@ -100,8 +137,8 @@ impl crate::plugin::bindings::koksmat::plugin::types::Host for Guest {}
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let Self { wasi, table, log, .. } = self;
-        WasiCtxView { ctx: wasi.get_or_insert_with(|| wasi_of(log)), table }
+        let Self { wasi, table, log, keys, .. } = self;
+        WasiCtxView { ctx: wasi.get_or_insert_with(|| wasi_of(log, keys)), table }
     }
 }
 

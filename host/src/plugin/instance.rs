@@ -16,12 +16,11 @@ use crate::{
     plugin::{
         Code, Handler,
         bindings::koksmat::plugin::types as wit,
-        capability::{
-            http::{Asked, Outside},
-            logging::CallLog,
-        },
+        capability::{http::Outside, logging::CallLog},
         guest::{Emission, Guest},
         limits,
+        recording::Recording,
+        trial::Asked,
     },
     store::{CallId, Fence, Holder, Read, Write},
 };
@@ -66,6 +65,8 @@ pub struct Finished {
     pub overtaken: bool,
     /// It holds keys until its commit.
     pub holds: bool,
+    /// What its host calls gave it, where it failed and that is recorded.
+    pub recording: Option<Box<Recording>>,
     /// How long it took.
     pub took: Duration,
 }
@@ -122,8 +123,23 @@ impl Handler {
             Ok(outcome) => (outcome, None),
             Err(failure) => (failure.clone().into(), Some(failure)),
         };
-        let asked = guest.outbound.take_asked();
+        let (exchanges, missed_requests) = guest.outbound.kept();
+        let asked = exchanges.iter().map(Asked::of).collect();
+        // What worked is not made again by anybody.
+        let recording = (self.config.record && !matches!(outcome, Outcome::Done(_))).then(|| {
+            let at = unix_millis(SystemTime::now() - started.elapsed());
+            let mut recording = Box::new(Recording {
+                at: i64::try_from(at).unwrap_or(i64::MAX),
+                setup: self.setup(),
+                requests: exchanges,
+                missed_requests,
+                ..Recording::default()
+            });
+            guest.effects.record(&mut recording);
+            recording
+        });
         let finished = Finished {
+            recording,
             plugin: code.digest.clone(),
             outcome,
             failure,

@@ -117,6 +117,22 @@ impl Loader {
     /// # Errors
     /// When it does not build, is of another world, or uses what it was not granted.
     pub async fn load(self: &Arc<Self>, config: &HandlerConfig) -> Result<Arc<Handler>, LoadError> {
+        let (handler, script) = self.load_first(config).await?;
+        if let Some(script) = script {
+            task::spawn("snapshot", take_over(self.clone(), handler.clone(), script));
+        }
+        Ok(handler)
+    }
+
+    /// Like [`load`](Self::load), for a handler that is called once: no snapshot is made for it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub async fn load_once(&self, config: &HandlerConfig) -> Result<Arc<Handler>, LoadError> {
+        Ok(self.load_first(config).await?.0)
+    }
+
+    async fn load_first(&self, config: &HandlerConfig) -> Result<(Arc<Handler>, Option<Arc<Script>>), LoadError> {
         let (code, script) = self.code(config).await?;
         let handler = Arc::new(Handler {
             outbound: Outbound::new(&config.grants.http),
@@ -130,10 +146,7 @@ impl Loader {
             #[cfg(test)]
             stand_in: None,
         });
-        if let Some(script) = script {
-            task::spawn("snapshot", take_over(self.clone(), handler.clone(), script));
-        }
-        Ok(handler)
+        Ok((handler, script))
     }
 
     /// Like [`load`](Self::load), to the end: a script's snapshot is made and compiled before this returns. Whether it was all there.

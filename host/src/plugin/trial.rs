@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::Serialize;
 
 use crate::{
     event::cloudevents,
@@ -12,11 +10,13 @@ use crate::{
     plugin::{
         Call, Handler,
         capability::{
-            http::{Asked, Outside},
+            http::Outside,
             logging::{CallLog, LogLine},
         },
+        data::Data,
         guest::Emission,
         instance::Finished,
+        recording::Playback,
     },
     store::Write,
 };
@@ -44,6 +44,9 @@ pub struct Trial {
     pub requests: Vec<Asked>,
     /// What it logged.
     pub log: Vec<LogLine>,
+    /// Where it went another way than a recorded call, if it was played one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub diverged: Vec<String>,
     /// How long it took.
     pub took_ms: u64,
 }
@@ -99,38 +102,19 @@ pub struct Emitted {
     pub after_ms: Option<u64>,
 }
 
-/// Bytes in a document for people: text where they are text, else `{"base64": …}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Data(pub Bytes);
-
-impl Serialize for Data {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => Encoded { base64: STANDARD.encode(&self.0) }.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Data {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match TextOr::deserialize(deserializer)? {
-            TextOr::Text(text) => Ok(Self(text.into())),
-            TextOr::Bytes(Encoded { base64 }) => STANDARD.decode(base64).map(|bytes| Self(bytes.into())).map_err(D::Error::custom),
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Encoded {
-    base64: String,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TextOr {
-    Text(String),
-    Bytes(Encoded),
+/// A request that a call made, and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Asked {
+    /// The method.
+    pub method: String,
+    /// Where to; what looks like a secret in its query is left out.
+    pub url: String,
+    /// The status of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there was no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 impl Handler {
@@ -140,6 +124,13 @@ impl Handler {
         let log = CallLog::kept();
         let (finished, asked) = self.run_aside(call, log.clone(), Outside::Safe).await;
         Trial::of(self, finished, asked, &log)
+    }
+
+    /// Run the handler on one event with its host calls answered from a recording: nothing leaves the machine.
+    pub(crate) async fn play_back(self: &Arc<Self>, call: Call, playback: Arc<Playback>) -> Trial {
+        let log = CallLog::kept();
+        let (finished, asked) = self.run_aside(call, log.clone(), Outside::Recorded(playback.clone())).await;
+        Trial { diverged: playback.diverged(), ..Trial::of(self, finished, asked, &log) }
     }
 }
 
@@ -160,6 +151,7 @@ impl Trial {
             emits: finished.emissions.iter().map(Emitted::of).collect(),
             requests,
             log: log.lines(),
+            diverged: Vec::new(),
             took_ms: millis(finished.took),
         }
     }
@@ -193,18 +185,4 @@ impl Emitted {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_text_where_they_are_and_come_back() {
-        for (bytes, json) in [(&b"caf\xc3\xa9"[..], r#""café""#), (b"", r#""""#), (b"\xff\x00", r#"{"base64":"/wA="}"#)] {
-            let data = Data(Bytes::copy_from_slice(bytes));
-            assert_eq!(serde_json::to_string(&data).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Data>(json).unwrap(), data);
-        }
-    }
 }

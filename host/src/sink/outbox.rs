@@ -145,7 +145,7 @@ impl Shared {
             Err(PublishError::Refused(reason)) => {
                 tracing::warn!(sink = self.name, event = task.event.id, reason, "the event cannot be published: dead letter");
                 let failed = Some(Attempt { at: now(), error: reason.clone(), plugin: None });
-                (Verdict::Dead { reason, failed, plugin: String::new() }, Ended::Refused)
+                (Verdict::Dead { reason, failed, plugin: String::new(), recording: None }, Ended::Refused)
             }
             Err(PublishError::Unavailable(reason)) => {
                 self.health.sink_problem(&self.name, Some(&reason));

@@ -212,6 +212,9 @@ impl Store for Ledger {
     fn count_dead_letters(&self, _: DeadLetterQuery) -> StoreFuture<'_, u64> {
         unsupported()
     }
+    fn recording(&self, _: i64) -> StoreFuture<'_, Option<String>> {
+        unsupported()
+    }
     fn replay(&self, _: DeadLetterQuery, _: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64> {
         unsupported()
     }

@@ -290,6 +290,9 @@ impl Store for FakeStore {
     fn count_dead_letters(&self, _: DeadLetterQuery) -> StoreFuture<'_, u64> {
         closed()
     }
+    fn recording(&self, _: i64) -> StoreFuture<'_, Option<String>> {
+        closed()
+    }
     fn replay(&self, _: DeadLetterQuery, _: Arc<dyn Fn(&DeadLetter) -> Vec<Subscriber> + Send + Sync>) -> StoreFuture<'_, u64> {
         closed()
     }

@@ -226,7 +226,7 @@ fn failed(error: &str) -> Attempt {
 }
 
 pub(crate) fn dead(reason: &str) -> Verdict {
-    Verdict::Dead { reason: reason.into(), failed: Some(failed(reason)), plugin: "sha256:0".into() }
+    Verdict::Dead { reason: reason.into(), failed: Some(failed(reason)), plugin: "sha256:0".into(), recording: Some(r#"{"at":1}"#.into()) }
 }
 
 pub(crate) fn park(due: super::Millis) -> Verdict {

@@ -19,6 +19,7 @@ pub(super) struct NewLetter<'a> {
     pub(super) plugin: Option<&'a str>,
     pub(super) hops: u32,
     pub(super) accepted_at: Option<Millis>,
+    pub(super) recording: Option<&'a str>,
     pub(super) event: &'a Event,
 }
 

@@ -264,6 +264,10 @@ impl Store for PostgresStore {
         Box::pin(async move { dead_letter::count(&mut *self.reader().await?, &query).await })
     }
 
+    fn recording(&self, letter: i64) -> StoreFuture<'_, Option<String>> {
+        Box::pin(async move { dead_letter::recording(&mut *self.reader().await?, letter).await })
+    }
+
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (mut steps, mut replayed) = (Steps::new(query.clone(), query.after, query.limit), 0);

@@ -227,6 +227,10 @@ impl Store for SqliteStore {
         Box::pin(self.readers.run(move |c| dead_letter::count(c, &query)))
     }
 
+    fn recording(&self, letter: i64) -> StoreFuture<'_, Option<String>> {
+        Box::pin(self.readers.run(move |c| dead_letter::recording(c, letter)))
+    }
+
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (mut steps, mut replayed) = (Steps::new(query.clone(), query.after, query.limit), 0);

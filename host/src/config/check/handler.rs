@@ -55,6 +55,8 @@ fn check(check: &mut Check<'_>, name: &str, section: &Span, raw: raw::Handler, s
         order: raw.order.as_ref().map(|at| at.value),
         retry: raw.retry.map_or_else(Retry::default, |Table(raw)| retry(check, &raw)),
         config: config(check, &raw.config),
+        from_environment: raw.config.iter().filter(|(_, at)| reference::expands(&at.value.0)).map(|(key, _)| key.clone()).collect(),
+        record: raw.record.unwrap_or(true),
         grants: raw.grants.map_or_else(Grants::default, |Table(raw)| grants(check, &raw)),
     }
 }
@@ -69,17 +71,13 @@ fn plugin(check: &mut Check<'_>, section: &Span, name: &str, raw: &raw::Handler)
         return PluginRef::Wasm(check.folder.clone());
     }
     let path = check.path(value);
-    let by_name = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("wasm") => Some(PluginRef::Wasm(path.clone())),
-        Some("js" | "mjs" | "ts" | "mts") => Some(PluginRef::Script(path.clone())),
-        _ => None,
-    };
+    let by_name = PluginRef::by_name(&path);
     if !path.exists() {
         check.error(span, format!("there is no {}", path.display()));
     } else if path.is_dir() {
         return folder(check, span, name, &path, raw.build.as_ref());
     } else if by_name.is_none() {
-        check.error(span, "not a plugin; expected a `.wasm`, `.js`, `.mjs`, `.ts` or `.mts` file, or a folder");
+        check.error(span, format!("not a plugin; {}", PluginRef::EXPECTED));
     } else if let Some(build) = &raw.build {
         check.error(&build.span, "only a folder is built; name one as `plugin`, or leave this table out");
     }

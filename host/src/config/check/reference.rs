@@ -51,6 +51,11 @@ pub(super) fn show(reference: &Reference) -> String {
     }
 }
 
+/// Whether [`expand`] puts something from the environment into `text`.
+pub(super) fn expands(text: &str) -> bool {
+    text.replace("$${", "").contains("${")
+}
+
 /// `text` with every `${NAME}` replaced by the environment variable and every `$${` by `${`.
 pub(super) fn expand(check: &mut Check<'_>, text: &str, span: &Span) -> String {
     let mut expanded = String::new();

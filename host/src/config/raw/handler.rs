@@ -36,6 +36,9 @@ pub(crate) struct Handler {
     /// What `wasi:config` shows the guest. `${NAME}` is replaced by the environment variable, `$${` is `${`.
     #[serde(default)]
     pub(crate) config: BTreeMap<String, At<ConfigValue>>,
+    /// A dead letter keeps what the host calls of the last attempt gave it (values of keys, answers to requests; at most about a MiB), for
+    /// `koksmat test`. Default: true.
+    pub(crate) record: Option<bool>,
     /// What it may do beyond logging, configuration, clocks and random numbers.
     pub(crate) grants: Option<Table<Grants>>,
 }

@@ -7,7 +7,10 @@ use crate::plugin::{
 
 impl Host for Guest {
     fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, Error>> {
-        Ok(Ok(self.handler.config.get(&key).cloned()))
+        Ok(match self.playback().and_then(|playback| playback.withheld(&key)) {
+            Some(why) => Err(Error::Upstream(why)),
+            None => Ok(self.handler.config.get(&key).cloned()),
+        })
     }
 
     fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, Error>> {

@@ -57,7 +57,7 @@ impl Guest {
         }
         let given = out.id.is_some();
         let event = Event {
-            id: out.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            id: out.id.or_else(|| self.playback()?.next_id()).unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
             source: format!("/{}/{}", handler.tenant, handler.name),
             ty: out.type_,
             subject: out.subject,

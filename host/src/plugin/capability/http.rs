@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -23,7 +23,6 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
 };
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
@@ -31,7 +30,12 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use crate::{
     config,
     outcome::HOPS_HEADER,
-    plugin::{Call, effects::CallEffects},
+    plugin::{
+        Call,
+        effects::CallEffects,
+        recording::Playback,
+        tape::{Exchange, Tape},
+    },
     store::{Holder, Read, Store},
     tenant::Tenant,
 };
@@ -194,34 +198,22 @@ fn port_of(uri: &Uri) -> u16 {
 }
 
 /// What the requests of a call meet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Outside {
     /// The world.
     Open,
-    /// The world, as long as they ask for nothing that changes it: GET and HEAD. What is asked is kept.
+    /// The world, as long as they ask for nothing that changes it: GET and HEAD.
     Safe,
-}
-
-/// A request that a call made, and what became of it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Asked {
-    /// The method.
-    pub method: String,
-    /// Where to; what looks like a secret in its query is replaced.
-    pub url: String,
-    /// The status of the answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// Why there was no answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    /// What another call was answered.
+    Recorded(Arc<Playback>),
 }
 
 /// The outbound requests of one call.
 pub(crate) struct OutboundCall {
     outbound: Outbound,
     outside: Outside,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    /// Where they are kept, if they are.
+    tape: Option<Tape>,
     store: Arc<dyn Store>,
     tenant: Tenant,
     holder: Holder,
@@ -238,11 +230,11 @@ pub(crate) struct OutboundCall {
 }
 
 impl OutboundCall {
-    pub(crate) fn new(outbound: Outbound, store: Arc<dyn Store>, call: &Call, deadline: Instant, outside: Outside) -> Self {
+    pub(crate) fn new(outbound: Outbound, store: Arc<dyn Store>, call: &Call, deadline: Instant, outside: Outside, record: bool) -> Self {
         Self {
             outbound,
             outside,
-            asked: Arc::default(),
+            tape: record.then(Tape::default),
             store,
             tenant: call.id.tenant.clone(),
             holder: call.holder,
@@ -274,19 +266,9 @@ impl OutboundCall {
         self.holds.load(Ordering::Acquire)
     }
 
-    /// The requests that were kept.
-    pub(crate) fn take_asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keep what is asked, where that is kept. Its place.
-    fn note(&self, request: &http::Request<WasiBody>) -> Option<Noted> {
-        if self.outside == Outside::Open {
-            return None;
-        }
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.push(Asked { method: request.method().to_string(), url: redacted(request.uri()), status: None, error: None });
-        Some(Noted { asked: self.asked.clone(), place: asked.len() - 1 })
+    /// The requests that were kept, and how many were not.
+    pub(crate) fn kept(&self) -> (Vec<Exchange>, usize) {
+        self.tape.as_ref().map(Tape::take).unwrap_or_default()
     }
 
     fn key_of(&mut self, method: &Method, uri: &Uri) -> String {
@@ -303,38 +285,6 @@ impl OutboundCall {
     }
 }
 
-/// The place of a request among those that were kept.
-struct Noted {
-    asked: Arc<Mutex<Vec<Asked>>>,
-    place: usize,
-}
-
-impl Noted {
-    fn answered(&self, sent: &Sent) {
-        if let Some(asked) = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get_mut(self.place) {
-            match sent {
-                Ok((response, _)) => asked.status = Some(response.status().as_u16()),
-                Err(error) => asked.error = Some(format!("{error:?}")),
-            }
-        }
-    }
-}
-
-/// A URL as it is shown: what the query gives under a name that sounds like a secret is left out.
-fn redacted(uri: &Uri) -> String {
-    let text = uri.to_string();
-    let Some((place, query)) = text.split_once('?') else { return text };
-    let secret = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        ["key", "token", "secret", "password", "signature", "sig", "auth", "credential"].iter().any(|word| name.contains(word))
-    };
-    let shown = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) if secret(name) => format!("{name}=…"),
-        _ => pair.to_owned(),
-    });
-    format!("{place}?{}", shown.collect::<Vec<_>>().join("&"))
-}
-
 impl WasiHttpHooks for OutboundCall {
     fn send_request(
         &mut self,
@@ -342,19 +292,18 @@ impl WasiHttpHooks for OutboundCall {
         options: Option<RequestOptions>,
         body_sent: Boxed<Result<(), Error>>,
     ) -> Boxed<Sent> {
-        let noted = self.note(&request);
-        let sent = self.send(request, options, body_sent);
-        match noted {
-            None => sent,
-            Some(noted) => {
-                let sent = Box::into_pin(sent);
-                Box::new(async move {
-                    let sent = sent.await;
-                    noted.answered(&sent);
-                    sent
-                })
+        let Some(tape) = &self.tape else { return self.send(request, options, body_sent) };
+        let (request, place) = tape.begin(request);
+        let sent = Box::into_pin(self.send(request, options, body_sent));
+        Box::new(async move {
+            match sent.await {
+                Ok((response, io)) => Ok((place.answered(response), io)),
+                Err(error) => {
+                    place.failed(&error);
+                    Err(error)
+                }
             }
-        }
+        })
     }
 }
 
@@ -378,8 +327,14 @@ impl OutboundCall {
             return refuse(Error::ConnectionLimitReached);
         }
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        if self.outside == Outside::Safe && method != Method::GET && method != Method::HEAD {
-            return refuse(Error::InternalError(Some(format!("a dry run sends no {method}: only GET and HEAD"))));
+        match &self.outside {
+            Outside::Open => {}
+            Outside::Safe if method == Method::GET || method == Method::HEAD => {}
+            Outside::Safe => return refuse(Error::InternalError(Some(format!("a dry run sends no {method}: only GET and HEAD")))),
+            Outside::Recorded(playback) => {
+                let playback = playback.clone();
+                return Box::new(async move { Ok((playback.answer(request).await?, nothing_left())) });
+            }
         }
         let key = self.key_of(&method, &uri);
         let headers = request.headers_mut();
@@ -412,9 +367,14 @@ impl OutboundCall {
                 .map_err(|_| Error::ConnectionReadTimeout)?
                 .map_err(|error| reason(&error))?;
             let response = response.map(|body| body.map_err(Error::from).boxed_unsync());
-            Ok((response, Box::new(async { Ok(()) }) as Boxed<Result<(), Error>>))
+            Ok((response, nothing_left()))
         })
     }
+}
+
+/// What is still to be done for a request that was answered.
+fn nothing_left() -> Boxed<Result<(), Error>> {
+    Box::new(async { Ok(()) })
 }
 
 /// A request with a body must not be repeated with other content under the same idempotency key: what the call has read is checked first,
@@ -471,13 +431,6 @@ mod tests {
 
     fn list(entries: &[&str]) -> AllowList {
         AllowList(entries.iter().map(|e| (*e).to_owned()).collect())
-    }
-
-    #[test]
-    fn what_a_query_holds_under_the_name_of_a_secret_is_not_shown() {
-        let shown = |uri: &str| redacted(&uri.parse().unwrap());
-        assert_eq!(shown("https://a.example/v1?id=7&api_key=s3cret&Access-Token=x"), "https://a.example/v1?id=7&api_key=…&Access-Token=…");
-        assert_eq!(shown("https://a.example/key?page=2"), "https://a.example/key?page=2");
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Guest {
 
     async fn read(&mut self, key: &str) -> Result<Option<bytes::Bytes>, Error> {
         self.granted_key(key)?;
-        self.effects.get(&*self.store, &self.id.tenant, key).await.map_err(|error| self.store_failed(error))
+        self.effects.get(&self.keys, &self.id.tenant, key).await.map_err(|error| self.store_failed(error))
     }
 
     /// The store's own words are for the operator, not for the guest; the call fails as a whole.
@@ -97,7 +97,7 @@ impl HostBucket for Guest {
 
     async fn list_keys(&mut self, _bucket: Resource<Bucket>, cursor: Option<u64>) -> wasmtime::Result<Result<KeyResponse, Error>> {
         let Some(prefix) = self.handler.grants.keyvalue.clone() else { return Ok(Err(Error::AccessDenied)) };
-        let page = self.effects.list(&*self.store, &self.id.tenant, prefix, cursor, PAGE).await;
+        let page = self.effects.list(&self.keys, &self.id.tenant, prefix, cursor, PAGE).await;
         Ok(match page {
             Ok((keys, cursor)) => Ok(KeyResponse { keys, cursor }),
             Err(error) => Err(self.store_failed(error)),

@@ -68,6 +68,9 @@ pub(crate) async fn a_letter_keeps_where_its_event_came_from_and_what_was_tried(
     assert_eq!((tried.key.as_deref(), tried.order.as_deref(), tried.hops), (Some("1"), Some("anna"), 2));
     assert_eq!(tried.attempts, [failed("busy"), failed("no")], "each with the code that ran");
     assert!(tried.accepted_at.is_some_and(|accepted| accepted <= tried.at), "{tried:?}");
+    let recording = store.recording(tried.id).await.unwrap();
+    assert_eq!((tried.recorded, recording.as_deref()), (true, Some(r#"{"at":1}"#)));
+    assert_eq!(store.recording(4711).await.unwrap(), None);
     assert_eq!((at_once.key.as_deref(), at_once.order.as_deref(), at_once.accepted_at), (Some("2"), None, None));
 }
 

@@ -119,6 +119,7 @@ async fn write(tx: &mut Tx<'_>, new: &[&Acceptance]) -> Result<(), StoreError> {
             plugin: None,
             hops: acceptance.hops,
             accepted_at: Some(now),
+            recording: None,
             event: &acceptance.event,
         };
         dead_letter::insert(tx, &letter).await?;

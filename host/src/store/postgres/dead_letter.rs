@@ -35,8 +35,9 @@ const OLDEST: &str = "ORDER BY id LIMIT $8";
 
 pub(super) async fn insert(tx: &mut Tx<'_>, letter: &NewLetter<'_>) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at, accepted_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at, accepted_at,
+            recording)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(letter.tenant.as_str())
     .bind(letter.source)
@@ -52,6 +53,7 @@ pub(super) async fn insert(tx: &mut Tx<'_>, letter: &NewLetter<'_>) -> Result<()
     .bind(&*letter.event.data)
     .bind(tx.now)
     .bind(letter.accepted_at)
+    .bind(letter.recording)
     .execute(&mut *tx.connection)
     .await?;
     Ok(())
@@ -75,6 +77,13 @@ pub(super) async fn quarantine(tx: &mut Tx<'_>, task: i64) -> sqlx::Result<()> {
 /// Dead letters, oldest first.
 pub(super) async fn list(connection: &mut PgConnection, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
     select(connection, query, "").await
+}
+
+/// What its host calls gave the last attempt of a letter.
+pub(super) async fn recording(connection: &mut PgConnection, letter: i64) -> Result<Option<String>, StoreError> {
+    let found: Option<Option<String>> =
+        sqlx::query_scalar("SELECT recording FROM dead_letter WHERE id = $1").bind(letter).fetch_optional(connection).await?;
+    Ok(found.flatten())
 }
 
 /// How many there are.
@@ -144,7 +153,7 @@ impl Operation for Purge {
 async fn select(connection: &mut PgConnection, query: &DeadLetterQuery, locking: &str) -> Result<Vec<DeadLetter>, StoreError> {
     let statement = format!(
         "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops,
-            accepted_at
+            accepted_at, recording IS NOT NULL
          FROM dead_letter WHERE {WHICH} {OLDEST} {locking}"
     );
     which(statement, query).fetch_all(connection).await?.iter().map(letter).collect()
@@ -179,6 +188,7 @@ fn letter(row: &PgRow) -> Result<DeadLetter, StoreError> {
         order: order.map(unstored),
         hops: rows::count(row.try_get(13)?),
         accepted_at: row.try_get(14)?,
+        recorded: row.try_get(15)?,
     })
 }
 

@@ -66,7 +66,9 @@ async fn settle(tx: &mut Tx<'_>, commit: &Commit) -> Result<(), Stop<Committed>>
         Verdict::Done { effects, keep } => done(tx, commit, effects, keep.as_ref()).await,
         Verdict::Park { due, failed, order } => park(tx, commit, *due, failed.as_ref(), order.as_deref()).await,
         Verdict::Behind { order } => behind(tx, commit, order).await,
-        Verdict::Dead { reason, failed, plugin } => dead(tx, commit, reason, failed.as_ref(), plugin).await,
+        Verdict::Dead { reason, failed, plugin, recording } => {
+            dead(tx, commit, reason, failed.as_ref(), plugin, recording.as_deref()).await
+        }
     }
 }
 
@@ -173,7 +175,14 @@ async fn behind(tx: &mut Tx<'_>, commit: &Commit, order: &str) -> Result<(), Sto
     park(tx, commit, now, None, Some(order)).await
 }
 
-async fn dead(tx: &mut Tx<'_>, commit: &Commit, reason: &str, failed: Option<&Attempt>, plugin: &str) -> Result<(), Stop<Committed>> {
+async fn dead(
+    tx: &mut Tx<'_>,
+    commit: &Commit,
+    reason: &str,
+    failed: Option<&Attempt>,
+    plugin: &str,
+    recording: Option<&str>,
+) -> Result<(), Stop<Committed>> {
     let call = &commit.call;
     let Left { order, accepted_at } = finish(tx, commit).await?;
     let letter = NewLetter {
@@ -188,6 +197,7 @@ async fn dead(tx: &mut Tx<'_>, commit: &Commit, reason: &str, failed: Option<&At
         plugin: Some(plugin),
         hops: commit.hops,
         accepted_at,
+        recording,
         event: &commit.event,
     };
     dead_letter::insert(tx, &letter).await?;

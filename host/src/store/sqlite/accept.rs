@@ -69,6 +69,7 @@ pub(super) fn accept(connection: &Connection, acceptance: &Acceptance, now: Mill
             plugin: None,
             hops: acceptance.hops,
             accepted_at: Some(now),
+            recording: None,
             event,
         };
         dead_letter::insert(connection, &letter, now)?;

@@ -1,6 +1,6 @@
 //! Dead letters: written, shown, replayed, purged.
 
-use rusqlite::{Connection, Params, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::{accept::NewTask, rows};
 use crate::{
@@ -21,8 +21,8 @@ pub(super) fn insert(connection: &Connection, letter: &NewLetter<'_>, now: Milli
     connection
         .prepare_cached(
             "INSERT INTO dead_letter (tenant, source, kind, handler, key, order_key, reason, history, plugin, hops, header, data, at,
-                accepted_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                accepted_at, recording)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?
         .execute(params![
             letter.tenant.as_str(),
@@ -38,7 +38,8 @@ pub(super) fn insert(connection: &Connection, letter: &NewLetter<'_>, now: Milli
             json::to_json(letter.event)?,
             letter.event.data.as_ref(),
             now,
-            letter.accepted_at
+            letter.accepted_at,
+            letter.recording
         ])?;
     Ok(())
 }
@@ -88,10 +89,17 @@ pub(super) fn purge(connection: &Connection, query: &DeadLetterQuery) -> Result<
 /// Dead letters, oldest first.
 pub(super) fn list(connection: &Connection, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops, accepted_at
+        "SELECT id, tenant, source, kind, handler, reason, history, plugin, at, header, data, key, order_key, hops, accepted_at,
+            recording IS NOT NULL
          FROM dead_letter WHERE {WHICH} {OLDEST}"
     ))?;
     Ok(statement.query_map(which(query), letter)?.collect::<Result<_, _>>()?)
+}
+
+/// What its host calls gave the last attempt of a letter.
+pub(super) fn recording(connection: &Connection, letter: i64) -> Result<Option<String>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT recording FROM dead_letter WHERE id = ?1")?;
+    Ok(statement.query_row([letter], |row| row.get(0)).optional()?.flatten())
 }
 
 fn which(query: &DeadLetterQuery) -> impl Params {
@@ -115,6 +123,7 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         order: row.get(12)?,
         hops: row.get(13)?,
         accepted_at: row.get(14)?,
+        recorded: row.get(15)?,
     })
 }
 

@@ -27,7 +27,9 @@ pub(super) fn settle(connection: &Connection, commit: &Commit, now: Millis) -> R
         Verdict::Done { effects, keep } => done(connection, commit, effects, keep.as_ref(), now)?,
         Verdict::Park { due, failed, order } => park(connection, commit, *due, failed.as_ref(), order.as_deref(), now)?,
         Verdict::Behind { order } => behind(connection, commit, order, now)?,
-        Verdict::Dead { reason, failed, plugin } => dead(connection, commit, reason, failed.as_ref(), plugin, now)?,
+        Verdict::Dead { reason, failed, plugin, recording } => {
+            dead(connection, commit, reason, failed.as_ref(), plugin, recording.as_deref(), now)?
+        }
     }
     Ok(Committed::Yes)
 }
@@ -129,6 +131,7 @@ fn dead(
     reason: &str,
     failed: Option<&Attempt>,
     plugin: &str,
+    recording: Option<&str>,
     now: Millis,
 ) -> Result<(), Stop<Committed>> {
     let call = &commit.call;
@@ -145,6 +148,7 @@ fn dead(
         plugin: Some(plugin),
         hops: commit.hops,
         accepted_at,
+        recording,
         event: &commit.event,
     };
     dead_letter::insert(connection, &letter, now)?;
