@@ -40,7 +40,7 @@ impl Places {
         let (key, subject) = (letter.key.as_deref(), letter.event.subject.as_deref());
         let said: Vec<(&'static str, Option<&str>)> = match letter.kind.as_str() {
             "kafka" => key.and_then(kafka).map(Vec::from).unwrap_or_default(),
-            "rabbitmq" => vec![("message-id", key), ("routing-key", subject)],
+            "rabbitmq" => vec![("message_id", key), ("routing_key", subject)],
             "poller" => vec![("table", subject), ("key", Some(&letter.event.id))],
             "webhook" => vec![("delivery", key), ("path", subject)],
             "timer" => vec![("due", Some(&letter.event.id))],

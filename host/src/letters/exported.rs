@@ -154,8 +154,9 @@ impl Exported {
             plugin,
             on: Vec::new(),
             atomic: false,
-            timeout: Duration::from_millis(setup.timeout_ms),
-            memory: setup.memory,
+            // A file may say anything: within what a configuration may say.
+            timeout: Duration::from_millis(setup.timeout_ms.clamp(1, 3_600_000)),
+            memory: setup.memory.clamp(1 << 20, 1 << 30),
             concurrency: None,
             order: None,
             retry: Default::default(),

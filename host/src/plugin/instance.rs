@@ -65,7 +65,7 @@ pub struct Finished {
     pub overtaken: bool,
     /// It holds keys until its commit.
     pub holds: bool,
-    /// What its host calls gave it, where it failed and that is recorded.
+    /// What its host calls gave it, where it failed for good and that is recorded.
     pub recording: Option<Box<Recording>>,
     /// How long it took.
     pub took: Duration,
@@ -125,8 +125,13 @@ impl Handler {
         };
         let (exchanges, missed_requests) = guest.outbound.kept();
         let asked = exchanges.iter().map(Asked::of).collect();
-        // What worked is not made again by anybody.
-        let recording = (self.config.record && !matches!(outcome, Outcome::Done(_))).then(|| {
+        // Only what becomes a dead letter is made again by anybody.
+        let last = match &outcome {
+            Outcome::Done(_) => false,
+            Outcome::Retry { .. } => call.attempt >= self.config.retry.attempts,
+            Outcome::Reject { .. } => true,
+        };
+        let recording = (self.config.record && last).then(|| {
             let at = unix_millis(SystemTime::now() - started.elapsed());
             let mut recording = Box::new(Recording {
                 at: i64::try_from(at).unwrap_or(i64::MAX),
@@ -182,12 +187,14 @@ async fn invoke(code: &Code, store: &mut Store<Guest>, call: &Call, timeout: Dur
     }
     let bindings = code.pre.bindings(&mut *store, &instance)?;
     let event = to_wit(&call.event);
+    let recorded = store.data().playback().and_then(|playback| playback.at());
+    let now = recorded.map_or_else(SystemTime::now, |at| SystemTime::UNIX_EPOCH + Duration::from_millis(at.unsigned_abs()));
     let context = wit::Context {
         tenant: call.id.tenant.to_string(),
         handler: call.id.handler.to_string(),
         attempt: call.attempt,
         idempotency_key: call.idempotency_key.to_string(),
-        deadline: unix_millis(SystemTime::now() + timeout),
+        deadline: unix_millis(now + timeout),
         fencing_token: call.fencing_token,
         traceparent: call.event.traceparent().map(str::to_owned),
     };

@@ -73,6 +73,10 @@ async fn after_its_last_attempt_a_message_is_a_dead_letter_that_says_where_it_wa
     let letter = &letters(&folder).await[..];
     let [letter] = letter else { panic!("one dead letter: {letter:?}") };
     assert_eq!((&letter["source"], &letter["handler"]), (&"orders".into(), &"notes".into()), "{letter}");
+    let coordinates = &letter["coordinates"];
+    let said = ["topic", "partition", "offset", "group"].map(|name| coordinates[name].as_str().unwrap_or_default());
+    assert_eq!(said, [topic.name.as_str(), "0", "1", group.as_str()], "{letter}");
+    assert!(coordinates["cluster"].is_string() && coordinates["timestamp"].is_string(), "{letter}");
     assert_eq!((&letter["event"]["id"], &letter["event"]["subject"]), (&where_it_was.as_str().into(), &"a".into()), "{letter}");
     let listed = koksmat(folder.path(), &["dead-letters", "list"]).await.stdout;
     assert!(listed.contains("orders → notes  koksmat.queue.message  failed 2 times; last: Error: not yet"), "{listed}");

@@ -31,6 +31,7 @@ fn an_empty_file_is_a_host_with_the_documented_defaults() {
     assert!(config.host.watch);
     assert_eq!(config.host.dedup_for, Duration::from_secs(7 * 86_400));
     assert_eq!(config.host.keep_dead_letters, Duration::from_secs(30 * 86_400));
+    assert_eq!((config.host.keep_events, config.host.keep_events_size), (Duration::ZERO, 256 << 20));
     assert!(config.sources.is_empty() && config.handlers.is_empty() && config.warnings.is_empty());
 }
 
@@ -190,6 +191,8 @@ fn a_full_configuration_is_understood() {
     assert_eq!(invoice.on[1].attributes["region"], "eu");
     assert_eq!((invoice.concurrency, invoice.order), (Some(16), Some(Order::Key)));
     let shown: Vec<String> = invoice.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(invoice.from_environment, ["region".to_owned()].into(), "what must not go into a recording");
+    assert!(invoice.record);
     assert_eq!(shown, ["currency=EUR", "dry=false", "limit=10", "price=2.5", "region=eu-west-1!", "text=${REGION}"]);
     assert_eq!((invoice.grants.keyvalue.as_deref(), &invoice.grants.emit[..]), (Some(""), &["orders.*".to_owned()][..]));
     assert_eq!(audit.plugin, PluginRef::Cargo(path("rust")));

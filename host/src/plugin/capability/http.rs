@@ -212,7 +212,9 @@ pub(crate) enum Outside {
 pub(crate) struct OutboundCall {
     outbound: Outbound,
     outside: Outside,
-    /// Where they are kept, if they are.
+    /// They are kept.
+    record: bool,
+    /// Where, from the first one on: a call that asks nothing pays nothing.
     tape: Option<Tape>,
     store: Arc<dyn Store>,
     tenant: Tenant,
@@ -234,7 +236,8 @@ impl OutboundCall {
         Self {
             outbound,
             outside,
-            tape: record.then(Tape::default),
+            record,
+            tape: None,
             store,
             tenant: call.id.tenant.clone(),
             holder: call.holder,
@@ -292,8 +295,10 @@ impl WasiHttpHooks for OutboundCall {
         options: Option<RequestOptions>,
         body_sent: Boxed<Result<(), Error>>,
     ) -> Boxed<Sent> {
-        let Some(tape) = &self.tape else { return self.send(request, options, body_sent) };
-        let (request, place) = tape.begin(request);
+        if !self.record {
+            return self.send(request, options, body_sent);
+        }
+        let (request, place) = self.tape.get_or_insert_default().begin(request);
         let sent = Box::into_pin(self.send(request, options, body_sent));
         Box::new(async move {
             match sent.await {
