@@ -167,6 +167,20 @@ async fn a_replay_runs_on_the_current_version_and_leaves_what_nobody_takes() {
 
     let replay = koksmat(folder.path(), &["dead-letters", "replay", "--source", "nobodys"]).await;
     assert_eq!(replay.stdout, "0 go round again\n1 stay: no handler that is configured takes them\n", "{}", replay.said());
+    process.stops_well().await;
+
+    // A configuration that has another handler by now.
+    let store = format!("store = \"sqlite:{}\"", folder.join("data/koksmat.db").display());
+    let other =
+        Folder::new().host(&store).queue("q").script("other", "other.js", MEND, "on = [{ type = \"none\" }]\ngrants = { keyvalue = true }");
+    let process = Process::start(&other).await;
+    let replay = koksmat(other.path(), &["dead-letters", "replay", "--handler", "h"]).await;
+    assert_eq!(replay.stdout, "0 go round again\n1 stay: no handler that is configured takes them\n", "{}", replay.said());
+    let dry = koksmat(other.path(), &["dead-letters", "replay", "1", "--dry"]).await;
+    assert!(dry.code == Some(1) && dry.said().contains("the configuration has no handler `h`"), "{}", dry.said());
+    process.stops_well().await;
+
+    let process = Process::start(&folder).await;
     let replay = koksmat(folder.path(), &["dead-letters", "replay", "--since", "1h", "--json"]).await;
     assert_eq!(documents(&replay.stdout), [json!({ "replayed": 1, "left": 1 })]);
     until("it to be handled", || async { folder.value("seen/A1") }).await;

@@ -88,6 +88,11 @@ async fn without_being_asked_to_a_host_keeps_no_event() {
     assert_eq!(replay.code, Some(2));
     assert!(replay.said().contains("keep-events = \"24h\""), "{}", replay.said());
     process.stops_well().await;
+    let folder = folder
+        .toml("[sources.rows]\nkind = \"poller\"\ndatabase = \"sqlite:rows.db\"\nevery = \"1h\"\nclaim = { table = \"t\", key = \"id\" }");
+    folder.write();
+    let rows = koksmat(folder.path(), &["replay", "--source", "rows", "--since", "1h"]).await;
+    assert!(rows.code == Some(2) && rows.said().contains("koksmat_claims"), "{}", rows.said());
     for odd in [&["replay"][..], &["replay", "--source", "q"], &["replay", "e1", "--handler", "nobody"]] {
         let ended = koksmat(folder.path(), odd).await;
         assert_eq!(ended.code, Some(2), "{odd:?}: {}", ended.said());

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use koksmat::control::Request;
+use koksmat::{
+    config::{Intake, PollMode, Reply, SourceConfig, SourceKind},
+    control::Request,
+    controller::generation::EMIT,
+};
 use serde_json::Value;
 
 use super::{Failure, say, target, trial};
@@ -46,15 +50,19 @@ impl Replay {
         if let Some(name) = self.handler.as_ref().filter(|name| config.handlers.iter().all(|handler| handler.name != **name)) {
             return Err(Failure::usage(format!("there is no handler `{name}`")));
         }
-        if let Some(name) =
-            self.source.as_ref().filter(|name| ***name != *"emit" && config.sources.iter().all(|source| source.name != **name))
-        {
-            return Err(Failure::usage(format!("there is no source `{name}`")));
+        if let Some(name) = &self.source {
+            let source = config.sources.iter().find(|source| source.name == *name);
+            if source.is_none() && name != EMIT {
+                return Err(Failure::usage(format!("there is no source `{name}`")));
+            }
+            if let Some(instead) = source.and_then(instead) {
+                return Err(Failure::usage(instead));
+            }
         }
         if config.host.keep_events.is_zero() {
             return Err(Failure::usage(
-                "this host keeps no events that were handled: say how long in [host], such as keep-events = \"24h\". What a broker or a \
-                 database still has is read again by a source under another name",
+                "this host keeps no events that were handled: say how long in [host], such as keep-events = \"24h\"; it holds for those that are \
+                 accepted from then on",
             ));
         }
         if self.dry { self.dry_run(&client).await } else { self.replay(&client).await }
@@ -111,6 +119,32 @@ impl Replay {
             (None, source) => format!("no event of `{}` from that time is kept", source.as_deref().unwrap_or_default()),
         };
         Failure::start(format!("{what}: what was accepted before keep-events was set, or longer ago than it says, is gone"))
+    }
+}
+
+/// What to do about a source whose events are handled directly, so that the host has none to keep.
+fn instead(source: &SourceConfig) -> Option<String> {
+    let name = &source.name;
+    match &source.kind {
+        SourceKind::Kafka(kafka) if kafka.intake == Intake::Direct => Some(format!(
+            "`{name}` is handled directly from Kafka, which keeps its messages itself: read them again by a source under another name, with a \
+             group of its own and start = \"earliest\"; its events are recognised apart from these"
+        )),
+        SourceKind::Rabbitmq(rabbitmq) if rabbitmq.intake == Intake::Direct => Some(format!(
+            "`{name}` is handled directly from RabbitMQ, and a message that was acknowledged is gone; with intake = \"durable\" the host can keep \
+             those to come"
+        )),
+        SourceKind::Poller(poller) => Some(match poller.mode {
+            PollMode::Claim { .. } => format!(
+                "the rows of `{name}` are in its database: delete their lines in the table koksmat_claims, and set back what `where` looks at; then \
+                 they are new ones"
+            ),
+            _ => format!("the rows of `{name}` are in its database: poll them again by a source under another name"),
+        }),
+        SourceKind::Webhook(webhook) if webhook.reply == Reply::Handler => Some(format!(
+            "the senders of `{name}` wait for what the handler answers, and send again by themselves: nothing of theirs is kept"
+        )),
+        SourceKind::Kafka(_) | SourceKind::Rabbitmq(_) | SourceKind::Embedded(_) | SourceKind::Webhook(_) | SourceKind::Timer(_) => None,
     }
 }
 
