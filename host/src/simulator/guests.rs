@@ -70,6 +70,8 @@ impl Kind {
             order: Some(if self == Self::Ordered { Order::Key } else { Order::None }),
             retry: Retry { attempts: 3, min: Duration::from_millis(50), max: Duration::from_secs(2) },
             config: BTreeMap::new(),
+            from_environment: Default::default(),
+            record: false,
             grants: Grants { keyvalue: Some(String::new()), emit: vec!["*".into()], ..Default::default() },
         }
     }
@@ -110,7 +112,18 @@ impl StandIn for Guest {
                 self.world.note(format_args!("{} {}, attempt {}: {}", self.kind.name(), call.event.id, call.attempt, named(&outcome)));
             }
             let Did { reads, writes, emissions } = did;
-            Finished { outcome, failure, reads, writes, emissions, overtaken: false, holds: false, took: Duration::ZERO }
+            Finished {
+                plugin: "simulated".into(),
+                recording: None,
+                outcome,
+                failure,
+                reads,
+                writes,
+                emissions,
+                overtaken: false,
+                holds: false,
+                took: Duration::ZERO,
+            }
         })
     }
 }

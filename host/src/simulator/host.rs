@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Host, Stopped,
+    Config, Host, Stopped,
     channel::{Credits, Origin, control_channel},
     config::Unmatched,
     controller::{
@@ -21,6 +21,7 @@ use crate::{
         settle::Settler,
     },
     health::{Health, Phase},
+    letters::{DeadLetters, HandledEvents},
     listener::{Routes, serve::Stop},
     shutdown::{Running, Takedown, ledger::Ledgers},
     simulator::{
@@ -86,7 +87,7 @@ impl Start {
         let policies = HashMap::from([((Tenant::default(), Arc::from(EMIT)), emitted)]);
         let handlers = guests::handlers(world, &store, &alive);
         let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies, Vec::new())));
-        let router = Router { generation: generation.clone() };
+        let router = Router { generation: generation.clone(), keep: false };
         // A boot that fails is tried again.
         let orders = loop {
             if let Ok(orders) = store.orders().await {
@@ -110,7 +111,7 @@ impl Start {
         let controller = Controller {
             control: receiver,
             commands: asked,
-            generation,
+            generation: generation.clone(),
             settler: settler.clone(),
             ledgers: ledgers.clone(),
             concurrency: usize::try_from(world.draw(1..9)).unwrap_or(1),
@@ -133,7 +134,8 @@ impl Start {
             stopping: stopping.clone(),
         };
         let mut sources = vec![("tasks".to_owned(), takedown.task(task::spawn("tasks", feeder.run(FeederState::default()))))];
-        let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
+        let acceptor =
+            Arc::new(DurableIntake { router, store: store.clone(), bell: bell.clone(), health: health.clone(), ledgers: ledgers.clone() });
         for (name, source) in outside(world, outdoors, &alive).into_iter().skip(usize::from(!first)) {
             let context = SourceContext {
                 origin: Origin { tenant: Tenant::default(), source: name.into(), kind: source.kind().into() },
@@ -155,6 +157,8 @@ impl Start {
             ledgers,
             store: store.clone(),
             settler,
+            letters: DeadLetters::serving(&Config::default(), store.clone(), generation.clone(), bell.clone()),
+            events: HandledEvents::new(store.clone(), generation, bell),
             commands,
             stopping: stopping.clone(),
             controller,

@@ -25,7 +25,8 @@ use crate::{
         serve::{self, Stop},
     },
     store::{
-        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, KeptEvent, KeptQuery, Millis, OrderKey, Read, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, KeptEvent, KeptQuery,
+        Millis, OrderKey, Read, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
     },
     task,
     tenant::Tenant,

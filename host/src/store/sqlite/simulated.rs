@@ -23,12 +23,12 @@ use super::{
     clock::Clock,
     dead_letter,
     expire::{self, Old},
-    keyvalue, schema, settle, source_state, task,
+    kept, keyvalue, schema, settle, source_state, task,
 };
 use crate::{
     store::{
-        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, Millis, OrderKey,
-        Read, Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+        Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, KeptEvent,
+        KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
         abandoned::{Abandoned, Claimed},
         holds::Holds,
         letters::Steps,
@@ -244,9 +244,17 @@ impl Store for SimulatedStore {
         Box::pin(self.read(move |c| dead_letter::list(c, &query)))
     }
 
+    fn count_dead_letters(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
+        Box::pin(self.read(move |c| dead_letter::count(c, &query)))
+    }
+
+    fn recording(&self, letter: i64) -> StoreFuture<'_, Option<String>> {
+        Box::pin(self.read(move |c| dead_letter::recording(c, letter)))
+    }
+
     fn replay(&self, query: DeadLetterQuery, route: Arc<Reroute>) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut steps, mut replayed) = (Steps::new(query), 0);
+            let (mut steps, mut replayed) = (Steps::new(query.clone(), query.after, query.limit), 0);
             while let Some(step) = steps.next() {
                 let done = self.write(|c| Ok(dead_letter::replay(c, &step, &*route, self.clock.now())?)).await?;
                 replayed += done.done;
@@ -259,7 +267,7 @@ impl Store for SimulatedStore {
 
     fn purge(&self, query: DeadLetterQuery) -> StoreFuture<'_, u64> {
         Box::pin(async move {
-            let (mut steps, mut purged) = (Steps::new(query), 0);
+            let (mut steps, mut purged) = (Steps::new(query.clone(), query.after, query.limit), 0);
             while let Some(step) = steps.next() {
                 match self.write(|c| Ok(dead_letter::purge(c, &step)?)).await? {
                     0 => break,
@@ -270,11 +278,36 @@ impl Store for SimulatedStore {
         })
     }
 
+    fn kept_events(&self, query: KeptQuery) -> StoreFuture<'_, Vec<KeptEvent>> {
+        Box::pin(self.read(move |c| kept::list(c, &query)))
+    }
+
+    fn rerun(&self, query: KeptQuery, request: Arc<str>, route: Arc<RerunRoute>) -> StoreFuture<'_, Rerun> {
+        Box::pin(async move {
+            let (mut steps, mut rerun) = (Steps::new(query.clone(), query.after, query.limit), Rerun::default());
+            while let Some(step) = steps.next() {
+                let step = self.write(|c| Ok(kept::rerun(c, &step, &request, &*route, self.clock.now())?)).await?;
+                rerun.add(&step.done);
+                let Some(last) = step.last else { break };
+                steps.behind(last);
+            }
+            Ok(rerun)
+        })
+    }
+
     fn expire(&self, retention: Retention) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let (settled, dead_letters) = (self.clock.before(retention.settled), self.clock.before(retention.dead_letters));
+            let too_much = self.read(move |c| kept::beyond(c, retention.kept_bytes)).await?.unwrap_or(0);
+            let kept = self.clock.before(retention.kept);
             let mut forgotten = 0;
-            for (old, before) in [(Old::Accepted, settled), (Old::Settled, settled), (Old::DeadLetters, dead_letters)] {
+            for (old, before) in [
+                (Old::Accepted, settled),
+                (Old::Settled, settled),
+                (Old::DeadLetters, dead_letters),
+                (Old::Kept, kept),
+                (Old::TooMuch, too_much),
+            ] {
                 forgotten += self.write(|c| Ok(expire::step(c, old, before)?)).await? as u64;
             }
             Ok(forgotten)
