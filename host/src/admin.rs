@@ -4,6 +4,7 @@
 
 mod api;
 pub mod client;
+mod operate;
 pub(crate) mod socket;
 
 use std::{sync::Arc, time::Instant};
@@ -21,6 +22,7 @@ use crate::{
     controller::{Command, Commands, Status, bell::Bell, generation::Generation},
     health::Health,
     listener::Routes,
+    pause::{Pauses, Records},
     shutdown::ledger::Ledgers,
     store::Store,
     telemetry,
@@ -35,6 +37,7 @@ pub(crate) struct Admin {
     pub(crate) commands: Commands,
     pub(crate) generation: Arc<ArcSwap<Generation>>,
     pub(crate) bell: Bell,
+    pub(crate) pauses: Pauses,
     pub(crate) ledgers: Ledgers,
     pub(crate) token: Token,
     pub(crate) routes: Routes,
@@ -52,9 +55,9 @@ pub(crate) fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// The operators' calls on a store without a host: dead letters can be looked at, replayed and purged.
-pub(crate) fn offline(store: Arc<dyn Store>) -> Router {
-    api::offline_router().with_state(store)
+/// The operators' calls on a store without a host: dead letters can be looked at, replayed and purged, queues looked at, parts paused.
+pub(crate) fn offline(records: Records) -> Router {
+    api::offline_router().with_state(records)
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
@@ -100,6 +103,12 @@ pub(crate) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response
     match serde_json::to_vec(body) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+impl axum::extract::FromRef<Records> for Arc<dyn Store> {
+    fn from_ref(records: &Records) -> Self {
+        records.store.clone()
     }
 }
 

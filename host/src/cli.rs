@@ -4,6 +4,8 @@ mod build;
 mod check;
 mod dead_letters;
 mod new;
+mod pause;
+mod queues;
 mod run;
 mod schema;
 mod send;
@@ -36,6 +38,12 @@ enum Command {
     New(new::New),
     /// Show what a running host does: sources, queues, the lane, what failed
     Status(status::Status),
+    /// Show what waits in the store, from which source and for which handler
+    Queues(queues::Queues),
+    /// Have a source take nothing new, or a handler start no more calls
+    Pause(pause::Pause),
+    /// Have what is paused go on
+    Resume(pause::Pause),
     /// Look at, replay or purge dead letters
     DeadLetters(dead_letters::DeadLetters),
     /// Print the JSON Schema of koksmat.toml
@@ -91,6 +99,9 @@ impl Arguments {
             Command::Send(send) => send.run().await,
             Command::New(new) => new.run(),
             Command::Status(status) => status.run().await,
+            Command::Queues(queues) => queues.run().await,
+            Command::Pause(pause) => pause.pause().await,
+            Command::Resume(pause) => pause.resume().await,
             Command::DeadLetters(dead_letters) => dead_letters.run().await,
             Command::Schema => schema::print(),
         }
@@ -102,6 +113,18 @@ fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
 
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// How long something took or is ago, in the two largest units.
+fn age(ms: u64) -> String {
+    let (seconds, minutes, hours) = (ms / 1_000, ms / 60_000, ms / 3_600_000);
+    match (hours, minutes, seconds) {
+        (0, 0, 0) => format!("{ms} ms"),
+        (0, 0, _) => format!("{seconds} s"),
+        (0, ..) => format!("{minutes} m {} s", seconds % 60),
+        (..24, ..) => format!("{hours} h {} m", minutes % 60),
+        _ => format!("{} d {} h", hours / 24, hours % 24),
+    }
 }
 
 /// Problems that do not keep the host from running.

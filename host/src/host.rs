@@ -18,7 +18,7 @@ use crate::{
         Commands, Controller,
         accept::{DurableIntake, Router},
         bell::Bell,
-        generation::{EMIT, Generation, Policy},
+        generation::{EMIT, EMITTED, Generation, Policy},
         settle::Settler,
     },
     health::{Health, Phase},
@@ -26,6 +26,7 @@ use crate::{
         Routes,
         serve::{self, Stop},
     },
+    pause::{Part, Parts, PauseError, Pauses, Records},
     plugin::{Capacity, Engine, Handler, Loader, load::LoadError},
     shutdown::{Running, Takedown, ledger::Ledgers},
     sink::outbox::Outbox,
@@ -43,9 +44,6 @@ use crate::{
     tenant::Tenant,
     token::Token,
 };
-
-/// The most emitted events that may wait for their handlers and sinks; then whoever emits is tried again later.
-const EMITTED: u64 = 100_000;
 
 /// Instances beside those that calls need: one for each lane, and some for what is being cut.
 const SPARE_INSTANCES: usize = 8;
@@ -82,6 +80,28 @@ impl Host {
     /// Start putting a host together.
     pub fn builder() -> HostBuilder {
         HostBuilder { config: Config::default(), sources: Vec::new() }
+    }
+
+    /// Pause a source or a handler of the default tenant, until it is resumed: a restart does not, and every host that shares the store heeds
+    /// it. Pausing twice is no error.
+    ///
+    /// # Errors
+    /// When there is nothing of this name, or the store fails.
+    pub async fn pause(&self, part: Part) -> Result<(), PauseError> {
+        self.running.pauses.pause(&Tenant::default(), &part).await.map(drop)
+    }
+
+    /// Have it go on. `false`: it was not paused.
+    ///
+    /// # Errors
+    /// When there is nothing of this name, or the store fails.
+    pub async fn resume(&self, part: Part) -> Result<bool, PauseError> {
+        self.running.pauses.resume(&Tenant::default(), &part).await
+    }
+
+    /// What is paused now.
+    pub fn paused(&self) -> Vec<Part> {
+        self.running.pauses.paused().into_keys().map(|(_, part)| part).collect()
     }
 }
 
@@ -140,12 +160,16 @@ async fn boot(
     let bell = Bell::default();
     let router = Router { generation: generation.clone() };
     let orders = store.orders().await.map_err(phase("store"))?;
+    let parts = own.iter().fold(Parts::of(config), |parts, (name, _, _)| parts.own(name));
+    let records = Records { store: store.clone(), parts: Arc::new(parts) };
+    let pauses = Pauses::load(records, health.clone()).await.map_err(phase("store"))?;
     let settler = Arc::new(Settler {
         store: store.clone(),
         ledgers: ledgers.clone(),
         health: health.clone(),
         bell: bell.clone(),
         router: router.clone(),
+        pauses: pauses.clone(),
         returned: Default::default(),
         parked: Mutex::new(orders.into_iter().collect()),
     });
@@ -189,6 +213,7 @@ async fn boot(
         commands: commands.clone(),
         generation: generation.clone(),
         bell: bell.clone(),
+        pauses: pauses.clone(),
         ledgers: ledgers.clone(),
         token: token.clone(),
         routes: routes.clone(),
@@ -209,6 +234,7 @@ async fn boot(
         control: control.clone(),
         settler: settler.clone(),
         bell: bell.clone(),
+        pauses: pauses.clone(),
         in_flight: task_credits,
         stopping: stopping.clone(),
     };
@@ -217,15 +243,18 @@ async fn boot(
     let feeder = takedown.task(task::spawn("tasks", feeder.run(FeederState::default())));
     let mut sources = vec![("tasks".to_owned(), feeder)];
     let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
-    let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| SourceContext {
-        origin: Origin { tenant, source: name.into(), kind: kind.into() },
-        control: control.clone(),
-        credits: Credits::new(in_flight),
-        acceptor: acceptor.clone(),
-        store: store.clone(),
-        routes: routes.clone(),
-        health: health.clone(),
-        stopping: stopping.clone(),
+    let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| {
+        let origin = Origin { tenant, source: name.into(), kind: kind.into() };
+        SourceContext {
+            credits: Credits::behind(pauses.gate(&origin), in_flight),
+            origin,
+            control: control.clone(),
+            acceptor: acceptor.clone(),
+            store: store.clone(),
+            routes: routes.clone(),
+            health: health.clone(),
+            stopping: stopping.clone(),
+        }
     };
     let mut to_start = Vec::new();
     for source in &config.sources {
@@ -253,7 +282,8 @@ async fn boot(
     drop((control, acceptor));
     let keep = keep_retention(store.clone(), retention(config), stopping.clone());
     let watch = watch_store(store.clone(), health.clone(), stopping.clone());
-    let keeper = takedown.task(task::spawn("store keeper", async { tokio::join!(keep, watch).0 }));
+    let heed = pauses.clone().keep(stopping.clone());
+    let keeper = takedown.task(task::spawn("store keeper", async { tokio::join!(keep, watch, heed).0 }));
     health.enter(Phase::Running);
 
     Ok(Running {
@@ -261,6 +291,7 @@ async fn boot(
         ledgers,
         store: store.clone(),
         settler,
+        pauses,
         commands,
         stopping,
         stop_listening,

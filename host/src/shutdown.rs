@@ -24,6 +24,7 @@ use crate::{
     health::{Health, Phase},
     host::Host,
     listener::{Routes, serve::Stop},
+    pause::Pauses,
     shutdown::ledger::Ledgers,
     store::Store,
 };
@@ -41,6 +42,7 @@ pub(crate) struct Running {
     pub(crate) ledgers: Ledgers,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settler: Arc<Settler>,
+    pub(crate) pauses: Pauses,
     pub(crate) commands: Commands,
     pub(crate) stopping: CancellationToken,
     pub(crate) stop_listening: Stop,
@@ -218,6 +220,7 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
 
     running.stop_listening.graceful.cancel();
     running.stopping.cancel();
+    running.pauses.open_gates();
     phases.ended("sources stop taking");
 
     let commands = &running.commands;

@@ -463,10 +463,45 @@ pub struct Depth {
     pub ready: u64,
     /// Waiting for their time: parked or delayed.
     pub later: u64,
+    /// Of those two, the ones that failed before.
+    pub failed: u64,
     /// Claimed.
     pub running: u64,
     /// When the oldest was accepted.
     pub oldest: Option<Millis>,
+}
+
+/// The hosts that share a store, and what one of them does at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Fleet {
+    /// The hosts that are believed to be alive.
+    pub hosts: Vec<Peer>,
+    /// The lanes that one of them is in.
+    pub lanes: Vec<HeldLane>,
+}
+
+/// A host that shares the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Peer {
+    /// New at every start.
+    pub id: String,
+    /// It is the one that was asked.
+    pub this: bool,
+    /// How long it is believed to be alive without saying so again, in milliseconds.
+    pub lease_ms: Millis,
+}
+
+/// A lane that a host is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldLane {
+    /// Its name.
+    pub lane: String,
+    /// The host.
+    pub host: String,
+    /// The fencing token.
+    pub epoch: i64,
+    /// For how long it may be in it without saying so again, in milliseconds.
+    pub lease_ms: Millis,
 }
 
 /// How long settled things are remembered.
@@ -565,6 +600,11 @@ pub trait Store: Send + Sync + 'static {
     /// Leave a lane without a commit. One that is another's by now is no error.
     fn leave_lane(&self, _fence: Fence) -> StoreFuture<'_, ()> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// The hosts that share it; of a store that is one host's, nobody.
+    fn fleet(&self) -> StoreFuture<'_, Fleet> {
+        Box::pin(async { Ok(Fleet::default()) })
     }
 
     /// Whether other hosts write to it too: then what they wrote is looked for.

@@ -18,6 +18,7 @@ mod examples;
 mod kafka;
 mod keyvalue;
 mod limits;
+mod operation;
 mod order;
 mod rabbitmq;
 mod real_input;

@@ -14,12 +14,13 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::{Admin, json},
+    admin::{Admin, json, operate},
     channel::Origin,
     controller::{bell::Group, router},
     health::Report,
     listener::{bearer, problem::Problem},
-    store::{DeadLetter, DeadLetterQuery, Depth, Store, Subscriber},
+    pause::Records,
+    store::{DeadLetter, DeadLetterQuery, Store, Subscriber},
 };
 
 /// How a request proves that it may.
@@ -40,6 +41,8 @@ pub(crate) struct StatusReport {
     pub(crate) waiting: usize,
     pub(crate) lanes: serde_json::Value,
     pub(crate) queues: serde_json::Value,
+    /// The hosts that share the store.
+    pub(crate) fleet: serde_json::Value,
     pub(crate) ledger: serde_json::Value,
     pub(crate) dead_letters: u64,
 }
@@ -63,7 +66,10 @@ pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
         .route("/api/status", get(status))
         .route("/api/dead-letters", get(list).delete(purge))
         .route("/api/dead-letters/replay", post(replay))
-        .route("/api/queues/{name}", post(publish));
+        .route("/api/queues", get(operate::queues))
+        .route("/api/queues/{name}", post(publish))
+        .route("/api/pause", post(operate::pause))
+        .route("/api/resume", post(operate::resume));
     match access {
         Access::Socket => routes,
         Access::Token => routes.route_layer(middleware::from_fn_with_state(admin, check_token)),
@@ -71,10 +77,13 @@ pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
 }
 
 /// What can be asked of a store without a host. Nothing is routed: a dead letter that no handler wanted stays.
-pub(crate) fn offline_router() -> Router<Arc<dyn Store>> {
+pub(crate) fn offline_router() -> Router<Records> {
     Router::new()
         .route("/api/dead-letters", get(list).delete(purge))
         .route("/api/dead-letters/replay", post(replay_offline))
+        .route("/api/queues", get(operate::queues))
+        .route("/api/pause", post(operate::pause))
+        .route("/api/resume", post(operate::resume))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no host runs on this store: start it with `koksmat run`") })
 }
 
@@ -101,8 +110,9 @@ fn problem(status: StatusCode, detail: &str) -> Response {
 async fn status(State(admin): State<Admin>) -> Response {
     let report: Report = admin.health.report();
     let controller = admin.status().await.unwrap_or_default();
-    let depths: Vec<Depth> = match admin.store.depths().await {
-        Ok(depths) => depths,
+    let looked = async { Ok((operate::waiting(admin.pauses.records()).await?, admin.store.fleet().await?)) };
+    let (queues, fleet) = match looked.await {
+        Ok(looked) => looked,
         Err(error) => return store_error(&error),
     };
     let dead_letters =
@@ -116,7 +126,8 @@ async fn status(State(admin): State<Admin>) -> Response {
             running: controller.running,
             waiting: controller.waiting,
             lanes: value(&controller.lanes),
-            queues: value(&depths),
+            queues: value(&queues),
+            fleet: value(&fleet),
             ledger: value(&admin.ledgers.ledger()),
             dead_letters,
         },

@@ -11,7 +11,8 @@ use tokio::net::UnixStream;
 
 use crate::{
     admin::{self, socket},
-    config::StoreConfig,
+    config::{Config, StoreConfig},
+    pause::{Parts, Records},
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
     task,
 };
@@ -103,22 +104,24 @@ impl Client {
         socket::path(store).map(|socket| Self { socket, offline: None }).ok_or(ClientError::InMemory)
     }
 
-    /// The client of the host with this store, or, when none runs, of the store itself: it is opened and locked as long as this lives.
+    /// The client of the host of this configuration, or, when none runs, of its store: it is opened and locked as long as this lives.
     /// Without a host there are no queues to publish to and nothing to show the status of.
     ///
     /// # Errors
     /// When no host runs and the store cannot be opened.
-    pub async fn or_offline(store: &StoreConfig) -> Result<Self, ClientError> {
+    pub async fn or_offline(config: &Config) -> Result<Self, ClientError> {
+        let store = &config.host.store;
         let mut client = Self::of(store)?;
         if client.connect().await.is_ok() {
             return Ok(client);
         }
         let opened: Arc<dyn Store> = match store {
-            StoreConfig::Sqlite(path) if path.exists() => Arc::new(SqliteStore::open(path).map_err(ClientError::Store)?),
+            StoreConfig::Sqlite(path) if path.exists() => Arc::new(SqliteStore::visit(path).map_err(ClientError::Store)?),
             StoreConfig::Postgres { url, .. } => Arc::new(PostgresStore::open(url).await.map_err(ClientError::Store)?),
             _ => return Err(ClientError::NotRunning(client.socket)),
         };
-        client.offline = Some(admin::offline(opened));
+        let records = Records { store: opened, parts: Arc::new(Parts::of(config)) };
+        client.offline = Some(admin::offline(records));
         Ok(client)
     }
 

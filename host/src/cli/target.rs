@@ -20,7 +20,7 @@ pub(crate) fn client(path: &Path) -> Result<(Config, Client), Failure> {
 /// A client of the host that runs this configuration; where none runs, of its store.
 pub(crate) async fn client_or_store(path: &Path) -> Result<Client, Failure> {
     let config = Config::load(path)?;
-    Client::or_offline(&config.host.store).await.map_err(Failure::start)
+    Client::or_offline(&config).await.map_err(Failure::start)
 }
 
 /// What a failed request means to who typed the command.

@@ -123,7 +123,9 @@ impl Dispatcher {
         let running_of = &self.running_of;
         let call = self.plain.pop(|call| {
             let Some(limit) = call.concurrency() else { return true };
-            running_of.get(&(call.tenant().clone(), call.handler_name().clone())).is_none_or(|running| *running < limit)
+            let may = running_of.get(&(call.tenant().clone(), call.handler_name().clone())).is_none_or(|running| *running < limit);
+            // What does not run holds up nobody for longer than it takes to say so.
+            may || call.is_paused()
         })?;
         self.plain_running += 1;
         let token = call.atomic().then(|| self.lanes.token());

@@ -151,6 +151,11 @@ impl CallInLine {
         Some(OrderKey { tenant: self.tenant().clone(), source: self.source().clone(), handler: self.handler.clone(), key })
     }
 
+    /// Its handler is paused: when its turn comes it does not run.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.joint.settler.pauses.holds_handler(self.tenant(), &self.handler)
+    }
+
     /// The handler's own bound of calls side by side.
     pub(crate) fn concurrency(&self) -> Option<usize> {
         self.routed.handler.config.concurrency
@@ -169,6 +174,25 @@ impl CallInLine {
             self.end(Settled { tally: Tally::Done, answer: Answer::Done { response: None } });
             return;
         }
+        let attempt = self.joint.task.as_ref().map_or(0, |task| task.attempts) + 1;
+        let mut call = Call {
+            idempotency_key: idempotency_key(&id, &self.joint.event).into(),
+            id,
+            holder: Holder::new(),
+            event: self.joint.event.clone(),
+            attempt,
+            fencing_token,
+            fence: None,
+            hops: self.joint.hops,
+        };
+        if self.is_paused() {
+            // A task goes back to the store, where nobody claims it.
+            if self.joint.task.is_none() {
+                let settled = settler.set_aside(&self.joint, &self.routed, &call).await;
+                self.end(settled);
+            }
+            return;
+        }
         // Where hosts share the lane, its epoch is the token: it grows whichever host is in it.
         let lane = if self.routed.atomic && settler.store.shared() {
             tokio::select! {
@@ -178,19 +202,8 @@ impl CallInLine {
         } else {
             None
         };
-        let fence = lane.as_ref().map(Inside::fence);
-        let fencing_token = fence.as_ref().map_or(fencing_token, |fence| Some(fence.epoch.unsigned_abs()));
-        let attempt = self.joint.task.as_ref().map_or(0, |task| task.attempts) + 1;
-        let call = Call {
-            idempotency_key: idempotency_key(&id, &self.joint.event).into(),
-            id,
-            holder: Holder::new(),
-            event: self.joint.event.clone(),
-            attempt,
-            fencing_token,
-            fence,
-            hops: self.joint.hops,
-        };
+        call.fence = lane.as_ref().map(Inside::fence);
+        call.fencing_token = call.fence.as_ref().map_or(fencing_token, |fence| Some(fence.epoch.unsigned_abs()));
         let behind = match &self.routed.order {
             Some(order) => settler.behind(&self.joint, &call, order).await,
             None => None,

@@ -19,8 +19,9 @@ use crate::{
     },
     health::Health,
     outcome::{Failure, Outcome},
+    pause::Pauses,
     plugin::{Call, Finished, Handler},
-    receipt::{Answer, Cause},
+    receipt::{Answer, Cause, RETRY_PAUSED},
     shutdown::ledger::{Ledgers, Tally},
     store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, OrderKey, Read, Store, StoreError, Task, Verdict},
 };
@@ -42,6 +43,7 @@ pub(crate) struct Settler {
     pub(crate) health: Health,
     pub(crate) bell: Bell,
     pub(crate) router: accept::Router,
+    pub(crate) pauses: Pauses,
     /// Claims whose calls never started or were cut: the feeder releases them, and goes on trying while the store fails.
     pub(crate) returned: Mutex<Vec<Claim>>,
     /// Order keys that tasks may wait under: a direct call of one of these asks the store whether it has to wait behind them. At most as
@@ -119,6 +121,31 @@ impl Settler {
         }
     }
 
+    /// A direct call that waits in the store from now on, which is no attempt: its handler is paused. Its source goes on.
+    pub(crate) async fn set_aside(&self, joint: &Joint, routed: &Routed, call: &Call) -> Settled {
+        if joint.reply {
+            return Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(RETRY_PAUSED), cause: Cause::Paused } };
+        }
+        let verdict = self.park(joint, routed, call, now(), None);
+        match self.commit(joint, call, verdict).await {
+            Ok(Committed::Yes) => {
+                self.bell.ring(group_of(&call.id));
+                Settled { tally: Tally::Parked, answer: Answer::Done { response: None } }
+            }
+            // It came before, and waits there already or is settled.
+            Ok(_) => Settled { tally: Tally::Done, answer: Answer::Done { response: None } },
+            Err(error) => self.store_failed(joint, call, &error).await,
+        }
+    }
+
+    fn park(&self, joint: &Joint, routed: &Routed, call: &Call, due: Millis, failed: Option<Attempt>) -> Verdict {
+        if let (None, Some(order)) = (&joint.task, &routed.order) {
+            // Before the commit: the next call of the key looks as soon as this one has settled.
+            self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(OrderKey::of(&call.id, order));
+        }
+        Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }
+    }
+
     /// A call that did not work out: parked, dead, or told to who waits. Its effects are discarded.
     async fn fail(&self, joint: &Joint, routed: &Routed, call: &Call, outcome: Outcome, failure: Option<Failure>) -> Settled {
         let (reason, after, rejected) = match outcome {
@@ -147,11 +174,7 @@ impl Settler {
             tracing::warn!(%tenant, handler, event, attempt, reason, ?wait, "the call failed and waits for its next attempt");
             let due = now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
             let answer = Answer::Done { response: None };
-            if let (None, Some(order)) = (&joint.task, &routed.order) {
-                // Before the commit: the next call of the key looks as soon as this one has settled.
-                self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(OrderKey::of(&call.id, order));
-            }
-            (Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }, Settled { tally: Tally::Parked, answer })
+            (self.park(joint, routed, call, due, failed), Settled { tally: Tally::Parked, answer })
         };
         match self.commit(joint, call, verdict).await {
             Ok(Committed::Fenced) => self.was_fenced(joint, call),

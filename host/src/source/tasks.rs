@@ -16,6 +16,7 @@ use crate::{
         bell::{Bell, Group},
         settle::{Settler, now},
     },
+    pause::Pauses,
     receipt::Receipt,
     shutdown::ledger::Tally,
     sink::is_sink,
@@ -33,6 +34,7 @@ pub(crate) struct TaskFeeder {
     pub(crate) control: ControlSender,
     pub(crate) settler: Arc<Settler>,
     pub(crate) bell: Bell,
+    pub(crate) pauses: Pauses,
     /// Credits of each group.
     pub(crate) in_flight: usize,
     pub(crate) stopping: CancellationToken,
@@ -41,6 +43,7 @@ pub(crate) struct TaskFeeder {
 impl TaskFeeder {
     /// Feed until told to stop.
     pub(crate) async fn run(self, mut state: FeederState) {
+        let mut paused = self.pauses.changes();
         loop {
             let wait = match self.feed(&mut state).await {
                 Ok(wait) => wait,
@@ -53,6 +56,8 @@ impl TaskFeeder {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
                 () = self.bell.rung() => {}
+                // What was held may go on.
+                Ok(()) = paused.changed() => state.due = true,
                 () = tokio::time::sleep(wait) => state.due = true,
             }
         }
@@ -74,6 +79,9 @@ impl TaskFeeder {
             let mut credits = HashMap::<Group, Vec<Credit>>::new();
             let mut wants = Vec::new();
             for group in std::mem::take(&mut state.dirty) {
+                if self.pauses.holds_tasks(&group) {
+                    continue;
+                }
                 let held = state.credits_of(&group, self.in_flight);
                 // A group without a credit rings again when one of its calls is settled.
                 if held.is_empty() {
@@ -92,7 +100,7 @@ impl TaskFeeder {
             }
             let probation = tasks.iter().any(|task| task.suspect);
             for task in tasks {
-                let group = Group { tenant: task.tenant.clone(), source: task.source.clone(), handler: task.handler.clone() };
+                let group = group_of(&task);
                 let credit = credits.get_mut(&group).and_then(Vec::pop);
                 // It may have more: claimed until a claim comes back short.
                 state.dirty.insert(group);
@@ -116,6 +124,10 @@ impl TaskFeeder {
     /// Suspects run one at a time, each counted before its call. Beside them there are only calls of sources that wait for their answer.
     async fn run_suspects(&self, state: &mut FeederState) -> Result<(), StoreError> {
         while let Some((task, credit)) = state.suspects.pop_front() {
+            if self.pauses.holds_tasks(&group_of(&task)) {
+                self.settler.give_back(task.claim);
+                continue;
+            }
             let may_run = match self.store.alone(task.claim).await {
                 Ok(may_run) => may_run,
                 Err(error) => {
@@ -155,6 +167,10 @@ impl TaskFeeder {
         // Sinks feed themselves.
         Ok(depths.into_iter().filter(|d| d.ready > 0 && !is_sink(&d.handler)).map(group).collect())
     }
+}
+
+fn group_of(task: &Task) -> Group {
+    Group { tenant: task.tenant.clone(), source: task.source.clone(), handler: task.handler.clone() }
 }
 
 /// What the feeder remembers between rounds.

@@ -26,8 +26,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Holder, Millis, OrderKey, Read,
-    Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Fleet, Holder, Millis, OrderKey,
+    Read, Reroute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     lane_of,
@@ -319,6 +319,10 @@ impl Store for PostgresStore {
 
     fn leave_lane(&self, fence: Fence) -> StoreFuture<'_, ()> {
         Box::pin(self.writer.run(lane::Leave(fence)))
+    }
+
+    fn fleet(&self) -> StoreFuture<'_, Fleet> {
+        Box::pin(async move { lease::fleet(&mut *self.reader().await?, &self.host).await })
     }
 
     fn shared(&self) -> bool {

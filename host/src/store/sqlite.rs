@@ -13,6 +13,7 @@ use self::{
     clock::Clock,
     expire::Old,
     readers::Readers,
+    schema::Who,
     writer::{Survive, Writer},
 };
 use super::{
@@ -62,7 +63,20 @@ impl SqliteStore {
     /// [`StoreError::InUse`] when a host, also of this process, has it open; [`StoreError::Newer`] when a newer version made it;
     /// [`StoreError::Full`] when there is no room; [`StoreError::Other`] when the file is no store or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let opened = file::prepare(path).and_then(|path| Self::start(&path, None));
+        Self::open_as(path, Who::Host)
+    }
+
+    /// Open a store that no host runs on, to look at it and to change something: it is no start of a host, and what was running when the last
+    /// one ended stays for the next one to see. As a host it holds the store until it is dropped.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn visit(path: &Path) -> Result<Self, StoreError> {
+        Self::open_as(path, Who::Visitor)
+    }
+
+    fn open_as(path: &Path, who: Who) -> Result<Self, StoreError> {
+        let opened = file::prepare(path).and_then(|path| Self::start(&path, None, who));
         opened.map_err(|error| match error {
             StoreError::Other(why) => StoreError::Other(format!(
                 "cannot open the store {}: {why}; does `store` in [host] name the right file, and may this user read and write it?",
@@ -81,16 +95,16 @@ impl SqliteStore {
         let failed = |error| StoreError::Other(format!("cannot make a folder for a store in memory: {error}"));
         let folder = tempfile::Builder::new().prefix("koksmat-").tempdir().map_err(failed)?;
         let path = file::prepare(&folder.path().join("memory.db"))?;
-        Self::start(&path, Some(folder))
+        Self::start(&path, Some(folder), Who::Host)
     }
 
-    fn start(path: &Path, folder: Option<TempDir>) -> Result<Self, StoreError> {
+    fn start(path: &Path, folder: Option<TempDir>, who: Who) -> Result<Self, StoreError> {
         let durable = folder.is_none();
         let lock = file::Lock::take(path)?;
-        let (connection, start_number) = schema::open(path, durable)?;
+        let (connection, start_number) = schema::open(path, durable, who)?;
         let readers = Readers::open(path)?;
-        let writer =
-            Writer::start(connection, lock, durable).map_err(|error| StoreError::Other(format!("cannot start its thread: {error}")))?;
+        let writer = Writer::start(connection, lock, durable, who)
+            .map_err(|error| StoreError::Other(format!("cannot start its thread: {error}")))?;
         Ok(Self {
             readers,
             writer,

@@ -15,8 +15,17 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 /// Statements a connection keeps prepared: all there are.
 const STATEMENTS: usize = 128;
 
-/// A connection that writes, to a store of the newest schema that has begun a new start. And the number of that start.
-pub(super) fn open(path: &Path, durable: bool) -> Result<(Connection, u64), StoreError> {
+/// Who opens a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// A host: whatever ran when the last one ended is ready again.
+    Host,
+    /// Somebody who looks and changes something while no host runs: how the last host ended is for the next one to see.
+    Visitor,
+}
+
+/// A connection that writes, to a store of the newest schema that has begun a new start if a host opens it. And the number of that start.
+pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, u64), StoreError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         let found = rusqlite::version();
         return Err(StoreError::Other(format!("the SQLite linked in is {found}; it must be 3.51.3 or newer, build with the bundled one")));
@@ -37,8 +46,13 @@ pub(super) fn open(path: &Path, durable: bool) -> Result<(Connection, u64), Stor
     let start_number = {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         migrate(&transaction, version)?;
-        recover(&transaction)?;
-        let number = begin(&transaction)?;
+        let number = match who {
+            Who::Host => {
+                recover(&transaction)?;
+                begin(&transaction)?
+            }
+            Who::Visitor => start_number(&transaction)?,
+        };
         transaction.commit()?;
         number
     };
@@ -90,6 +104,12 @@ fn recover(transaction: &Transaction<'_>) -> Result<(), StoreError> {
         [],
     )?;
     Ok(())
+}
+
+/// How often a host was started.
+fn start_number(connection: &Connection) -> Result<u64, StoreError> {
+    let number: i64 = connection.query_row("SELECT value FROM meta WHERE name = 'start_number'", [], |row| row.get(0))?;
+    Ok(number.unsigned_abs())
 }
 
 fn begin(transaction: &Transaction<'_>) -> Result<u64, StoreError> {
