@@ -213,3 +213,42 @@ pub fn control_channel(credits: usize) -> (ControlSender, ControlReceiver) {
     let (tx, rx) = mpsc::channel(credits.max(1));
     (ControlSender(tx), ControlReceiver(rx))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, poll};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn behind_a_closed_gate_there_are_no_credits_whatever_closed_it() {
+        let (closed, gate) = Gate::new();
+        let credits = Credits::behind(gate, 2);
+        let held = credits.acquire().await;
+        for why in [Closed { paused: true, full: false }, Closed { paused: false, full: true }] {
+            closed.send_replace(why);
+            assert!(credits.try_acquire().is_none() && credits.free() == 0);
+            let mut acquiring = Box::pin(credits.acquire());
+            assert!(poll!(&mut acquiring).is_pending());
+            closed.send_replace(Closed::default());
+            drop(acquiring.await);
+        }
+        assert_eq!((credits.free(), credits.used_up()), (1, false));
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_credit_when_the_gate_closes_gets_none() {
+        let (closed, gate) = Gate::new();
+        let credits = Credits::behind(gate, 1);
+        let held = credits.acquire().await;
+        let mut acquiring = Box::pin(credits.acquire());
+        assert!(poll!(&mut acquiring).is_pending());
+        closed.send_modify(|closed| closed.paused = true);
+        drop(held);
+        assert!(poll!(&mut acquiring).is_pending());
+        assert!(!credits.used_up(), "it holds on to nothing");
+        closed.send_modify(|closed| closed.paused = false);
+        assert!(acquiring.now_or_never().is_some());
+    }
+}

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod backup;
 mod build;
 mod check;
 mod dead_letters;
@@ -44,6 +45,10 @@ enum Command {
     Pause(pause::Pause),
     /// Have what is paused go on
     Resume(pause::Pause),
+    /// Copy the store to a file, beside a running host
+    Backup(backup::Backup),
+    /// Put such a copy in the place of the store; no host runs
+    Restore(backup::Restore),
     /// Look at, replay or purge dead letters
     DeadLetters(dead_letters::DeadLetters),
     /// Print the JSON Schema of koksmat.toml
@@ -102,6 +107,8 @@ impl Arguments {
             Command::Queues(queues) => queues.run().await,
             Command::Pause(pause) => pause.pause().await,
             Command::Resume(pause) => pause.resume().await,
+            Command::Backup(backup) => backup.run().await,
+            Command::Restore(restore) => restore.run().await,
             Command::DeadLetters(dead_letters) => dead_letters.run().await,
             Command::Schema => schema::print(),
         }

@@ -384,3 +384,64 @@ impl Pauses {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        conformance::{accept, claim, done, order, settling},
+        sqlite::SqliteStore,
+    };
+
+    fn parts(bound: u64) -> Arc<Parts> {
+        let way = Way { stored: false, bound, weighed: true };
+        let key = |name: &str| (Tenant::default(), name.to_owned());
+        Arc::new(Parts { sources: [(key("orders"), way)].into(), handlers: [key("invoice")].into() })
+    }
+
+    async fn load(store: &Arc<dyn Store>) -> (Pauses, Gate) {
+        let pauses = Pauses::load(Records { store: store.clone(), parts: parts(2) }, Health::default()).await.unwrap();
+        let gate = pauses.gate(&Origin { tenant: Tenant::default(), source: "orders".into(), kind: "memory".into() });
+        (pauses, gate)
+    }
+
+    #[tokio::test]
+    async fn what_is_paused_stays_so_for_the_next_host_and_is_since_the_first_time() {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory().unwrap());
+        let (tenant, source) = (Tenant::default(), Part::Source("orders".into()));
+        let (pauses, gate) = load(&store).await;
+        let since = pauses.pause(&tenant, &source).await.unwrap();
+        assert!(gate.closed().paused);
+        assert_eq!(pauses.pause(&tenant, &source).await.unwrap(), since);
+        let (next, gate) = load(&store).await;
+        assert_eq!((next.paused().values().copied().collect::<Vec<_>>(), gate.closed().paused), (vec![since], true));
+        assert!(next.resume(&tenant, &source).await.unwrap() && !next.resume(&tenant, &source).await.unwrap());
+        assert!(!gate.closed().paused);
+        pauses.look().await.unwrap();
+        assert!(pauses.paused().is_empty(), "the other host's doing is seen");
+    }
+
+    #[tokio::test]
+    async fn a_name_of_the_other_kind_is_none() {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory().unwrap());
+        let (pauses, _) = load(&store).await;
+        let refused = pauses.pause(&Tenant::default(), &Part::Handler("orders".into())).await.unwrap_err();
+        assert_eq!(refused.to_string(), "there is no handler `orders`; there is `invoice`");
+        assert!(store.state(Tenant::default(), PAUSED.into(), String::new()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_source_of_which_as_much_waits_as_may_takes_nothing_new_until_there_is_room() {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory().unwrap());
+        let (pauses, gate) = load(&store).await;
+        for (id, full) in [("1", false), ("2", true)] {
+            accept(&*store, order(id)).await;
+            pauses.weigh().await;
+            assert_eq!(gate.closed(), Closed { paused: false, full });
+        }
+        let task = claim(&*store).await.remove(0);
+        store.commit(settling(&task, done())).await.unwrap();
+        pauses.weigh().await;
+        assert_eq!(gate.closed(), Closed::default());
+    }
+}

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     ops::ControlFlow,
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc,
@@ -23,7 +24,7 @@ use crate::{event::Event, outcome::Response, tenant::Tenant};
 
 mod abandoned;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod holds;
 mod json;
 mod letters;
@@ -615,6 +616,14 @@ pub trait Store: Send + Sync + 'static {
     /// However quiet it is, the store is asked after this whether there are tasks.
     fn idle(&self) -> Duration {
         if self.shared() { Duration::from_secs(1) } else { Duration::from_secs(30) }
+    }
+
+    /// Copy all of it to a file, while it is used: what was committed when this began. It is on disk when this returns, or nothing of it
+    /// is. A file that is there is replaced only if that is wanted.
+    fn backup(&self, _to: PathBuf, _replace: bool) -> StoreFuture<'_, ()> {
+        Box::pin(async {
+            Err(StoreError::Other("this store is backed up by the means of its database, such as `pg_dump -n koksmat`".into()))
+        })
     }
 
     /// The number of this start of the host on this store: grows with every start. Makes fencing tokens that never repeat.

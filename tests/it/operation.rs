@@ -1,5 +1,6 @@
 //! What operators do: look at what waits, hold parts of the host still, back up its store and restore it.
 
+mod backups;
 mod pausing;
 mod queues;
 

@@ -71,7 +71,8 @@ pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
         .route("/api/pause", post(operate::pause))
         .route("/api/resume", post(operate::resume));
     match access {
-        Access::Socket => routes,
+        // Who reaches the socket could read the store anyway, and write where this host may.
+        Access::Socket => routes.route("/api/backup", post(operate::backup)),
         Access::Token => routes.route_layer(middleware::from_fn_with_state(admin, check_token)),
     }
 }
@@ -84,6 +85,7 @@ pub(crate) fn offline_router() -> Router<Records> {
         .route("/api/queues", get(operate::queues))
         .route("/api/pause", post(operate::pause))
         .route("/api/resume", post(operate::resume))
+        .route("/api/backup", post(operate::backup))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no host runs on this store: start it with `koksmat run`") })
 }
 

@@ -1,6 +1,6 @@
 //! The operators' calls that hold the host's parts still and look at what waits, beside a running host or on the store of none.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::PathBuf};
 
 use axum::{
     extract::{Query, State},
@@ -95,6 +95,28 @@ fn refused(error: PauseError) -> Problem {
         PauseError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     Problem::new(status, error.to_string())
+}
+
+/// Where a copy of the store goes, as a query string has it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Copy {
+    to: PathBuf,
+    #[serde(default)]
+    replace: bool,
+}
+
+/// `POST /api/backup`
+pub(super) async fn backup(State(operator): State<Operator>, Query(copy): Query<Copy>) -> Response {
+    if !copy.to.is_absolute() {
+        return Problem::new(StatusCode::BAD_REQUEST, "`to` is an absolute path").into_response();
+    }
+    match operator.records().store.backup(copy.to.clone(), copy.replace).await {
+        Ok(()) => {
+            tracing::info!(file = %copy.to.display(), "the store was backed up");
+            json(StatusCode::OK, &serde_json::json!({ "to": copy.to }))
+        }
+        Err(error) => Problem::new(StatusCode::CONFLICT, error.to_string()).into_response(),
+    }
 }
 
 /// What waits in the store from one source for one handler or sink.

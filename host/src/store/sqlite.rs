@@ -3,7 +3,12 @@
 //! One thread writes, in groups that share a commit (`writer.rs`); a few connections read beside it (`readers.rs`). A lock of the
 //! operating system makes the file one process's (`file.rs`), so whatever was running when it is opened runs no more (`schema.rs`).
 
-use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -23,9 +28,12 @@ use super::{
     holds::Holds,
     letters::Steps,
 };
+pub use backup::Restored;
+
 use crate::tenant::Tenant;
 
 mod accept;
+mod backup;
 mod clock;
 mod dead_letter;
 mod expire;
@@ -73,6 +81,18 @@ impl SqliteStore {
     /// As [`SqliteStore::open`].
     pub fn visit(path: &Path) -> Result<Self, StoreError> {
         Self::open_as(path, Who::Visitor)
+    }
+
+    /// Put a copy that [`Store::backup`] made in the place of the store at `path`, on which no host runs. What was there is kept beside it.
+    /// Blocks on the disk.
+    ///
+    /// What was settled since the copy was made and comes again is handled again; see the chapter on backups in the README.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when a host runs on it, [`StoreError::Newer`] when a newer version made the copy, [`StoreError::Other`] when the
+    /// copy is damaged or no store. Then nothing has changed.
+    pub fn restore(path: &Path, from: &Path) -> Result<Restored, StoreError> {
+        backup::restore(path, from)
     }
 
     fn open_as(path: &Path, who: Who) -> Result<Self, StoreError> {
@@ -273,6 +293,10 @@ impl Store for SqliteStore {
             }
             Ok(forgotten)
         })
+    }
+
+    fn backup(&self, to: PathBuf, replace: bool) -> StoreFuture<'_, ()> {
+        Box::pin(self.readers.run_long(move |c| backup::write(c, &to, replace)))
     }
 
     fn start_number(&self) -> u64 {

@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 use koksmat::{Answer, Event, Part};
-use koksmat_tests::{Folder, Inside, Process, TestHost, until};
+use koksmat_tests::{
+    Folder, Inside, Process, TestHost,
+    databases::Server,
+    kafka::{BROKERS, Topic, unique},
+    rabbitmq::{self, Rabbitmq},
+    until,
+};
 use serde_json::json;
 
 use super::{list, listing, lists, publish, refuses, says};
@@ -228,4 +234,101 @@ async fn a_stop_while_parts_are_paused_is_clean_though_senders_wait() {
     assert!(sending.await.unwrap().is_err(), "it was not taken");
     assert_eq!((stopped.exit_code(), stopped.ledger.total.received, stopped.aborted.len()), (0, 0, 0));
     assert_eq!(list(&folder, "one").len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_kafka_source_stays_in_its_group_and_takes_nothing() {
+    let (topic, group) = (Topic::create("paused", 2).await, unique("g"));
+    let source = format!(
+        "[sources.orders]\nkind = \"kafka\"\nbrokers = \"{BROKERS}\"\ngroup = \"{group}\"\ntopics = [\"{}\"]\n\
+         [sources.orders.settings]\n\"session.timeout.ms\" = 6000\n\"max.poll.interval.ms\" = 6000\n",
+        topic.name
+    );
+    let folder = Folder::new().toml(&source).script(
+        "all",
+        "all.js",
+        &listing("all"),
+        "on = [{ source = \"orders\" }]\ngrants = { keyvalue = true }",
+    );
+    let host = Process::start(&folder).await;
+    topic.produce([("k", r#"{"id": "1"}"#)]).await;
+    until("the first", async || (list(&folder, "all") == ["1"]).then_some(())).await;
+    says(&folder, &["pause", "source", "orders"]).await;
+    topic.produce((2..100).map(|n| ("k", format!("{{\"id\": \"{n}\"}}")))).await;
+    until("the reason", async || {
+        let report = host.admin("/readyz").await.json();
+        (report["sources"]["default/orders"]["held_back"] == "all 2 partitions are paused: the source is paused").then_some(())
+    })
+    .await;
+    // A member that did not poll would be out of the group by then.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(list(&folder, "all"), ["1"]);
+    says(&folder, &["resume", "source", "orders"]).await;
+    until("the rest", async || (list(&folder, "all").len() == 99).then_some(())).await;
+    let assigned = host.log().iter().filter(|line| line.contains("partitions assigned")).count();
+    assert_eq!(assigned, 1, "it never left its group: {}", host.log().join("\n"));
+    says(&folder, &["pause", "source", "orders"]).await;
+    let ledger = host.stops_well().await;
+    assert_eq!((&ledger["done"], topic.committed(&group).await), (&json!(99), topic.ends().await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_rabbitmq_source_has_no_consumer_and_leaves_its_messages_to_others() {
+    let (broker, queue) = (Rabbitmq::connect().await, rabbitmq::name("paused"));
+    broker.queue(&queue, &[("x-queue-type", rabbitmq::text("classic"))]).await;
+    let source = format!("[sources.orders]\nkind = \"rabbitmq\"\nurl = \"{}\"\nqueue = \"{queue}\"\n", rabbitmq::URL);
+    let folder = Folder::new().toml(&source).script(
+        "all",
+        "all.js",
+        &listing("all"),
+        "on = [{ source = \"orders\" }]\ngrants = { keyvalue = true }",
+    );
+    let body = |n: usize| format!("{{\"id\": \"{n}\"}}");
+    let host = Process::start(&folder).await;
+    broker.publish_bodies(&queue, "a", 3, body).await;
+    until("the first", async || (list(&folder, "all").len() == 3).then_some(())).await;
+    says(&folder, &["pause", "source", "orders"]).await;
+    until("the consumer to go", async || (broker.consumers(&queue).await == 0).then_some(())).await;
+    broker.publish_bodies(&queue, "b", 3, body).await;
+    assert_eq!(broker.count(&queue).await, 3);
+    host.stops_well().await;
+
+    let host = Process::start(&folder).await;
+    assert_eq!((broker.consumers(&queue).await, broker.count(&queue).await), (0, 3));
+    says(&folder, &["resume", "source", "orders"]).await;
+    until("the rest", async || (list(&folder, "all").len() == 6).then_some(())).await;
+    host.stops_well().await;
+    assert_eq!(broker.count(&queue).await, 0);
+    broker.delete(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_paused_on_one_host_is_paused_on_all_that_share_its_store() {
+    let database = Server::Postgres.database("paused").await;
+    let folder = || {
+        Folder::new().host("store = \"file:store-url\"").file("store-url", database.url()).queue("q").script(
+            "one",
+            "one.js",
+            "import { keyvalue } from \"koksmat\";\nexport function handle() { keyvalue.add(\"n\", 1); }\n",
+            "on = [{ source = \"q\" }]\ngrants = { keyvalue = true }",
+        )
+    };
+    let (a, b) = (folder(), folder());
+    let (mut one, mut other) = (Process::start(&a).await, Process::start(&b).await);
+    says(&a, &["pause", "handler", "one"]).await;
+    one.line("the handler `one` is paused").await;
+    other.line("the handler `one` is paused").await;
+    publish(&other, &b, "", "{}").await;
+    assert_eq!(lists(&a, &["queues", "--json"]).await[0]["paused"], true);
+    let status = says(&b, &["status"]).await;
+    assert_eq!(status.matches("(this one)").count(), 1, "{status}");
+    assert_eq!(status.lines().skip_while(|line| !line.starts_with("hosts that share the store")).count(), 3, "{status}");
+    one.stops_well().await;
+    // Without a host on this machine the store is asked.
+    says(&a, &["resume", "handler", "one"]).await;
+    other.line("the handler `one` goes on").await;
+    let mut connection = database.connect().await;
+    connection.until("SELECT count(*) FROM koksmat.task", 0).await;
+    other.stops_well().await;
+    database.drop().await;
 }

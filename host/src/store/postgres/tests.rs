@@ -205,6 +205,21 @@ async fn a_host_that_closes_gives_back_what_it_held_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_that_are_alive_and_their_lanes_are_known() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let fence = b.enter_lane("atomic/global".into()).await.unwrap().unwrap();
+    let fleet = a.fleet().await.unwrap();
+    let mut hosts: Vec<_> = fleet.hosts.iter().map(|host| (host.id.as_str(), host.this)).collect();
+    hosts.sort_by_key(|(_, this)| !this);
+    assert_eq!(hosts, [(&*a.host, true), (&*b.host, false)]);
+    let lane = &fleet.lanes[..];
+    assert!(matches!(lane, [held] if held.lane == "atomic/global" && held.host == *b.host && held.epoch == fence.epoch), "{lane:?}");
+    b.close().await.unwrap();
+    assert_eq!(a.fleet().await.unwrap().hosts.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_cut_is_made_again() {
     let schema = Schema::new();
     let store = schema.host().await;

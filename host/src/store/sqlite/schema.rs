@@ -86,6 +86,31 @@ fn check(path: &Path, connection: &Connection, version: i64) -> Result<(), Store
     Ok(())
 }
 
+/// Whether a file is a store of a version that this build understands, and undamaged. Its version.
+pub(super) fn whole(path: &Path, connection: &Connection) -> Result<i64, StoreError> {
+    let none = |why: &str| StoreError::Other(format!("{} is no store of koksmat: {why}", path.display()));
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| none(&error.to_string()))?;
+    check(path, connection, version).map_err(|error| match error {
+        StoreError::Other(_) => none("it is a database of something else"),
+        other => other,
+    })?;
+    if version <= 0 {
+        return Err(none("it is empty"));
+    }
+    let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Err(StoreError::Other(format!("{} is damaged: {found}", path.display())));
+    }
+    Ok(version)
+}
+
+/// From now on hosts are counted from there.
+pub(super) fn set_start_number(connection: &Connection, number: u64) -> Result<(), StoreError> {
+    let number = i64::try_from(number).unwrap_or(i64::MAX);
+    connection.execute("UPDATE meta SET value = ?1 WHERE name = 'start_number'", [number])?;
+    Ok(())
+}
+
 fn migrate(transaction: &Transaction<'_>, version: i64) -> Result<(), StoreError> {
     for (migration, from) in MIGRATIONS.iter().zip(0i64..).filter(|(_, from)| *from >= version) {
         transaction.execute_batch(migration)?;
@@ -107,7 +132,7 @@ fn recover(transaction: &Transaction<'_>) -> Result<(), StoreError> {
 }
 
 /// How often a host was started.
-fn start_number(connection: &Connection) -> Result<u64, StoreError> {
+pub(super) fn start_number(connection: &Connection) -> Result<u64, StoreError> {
     let number: i64 = connection.query_row("SELECT value FROM meta WHERE name = 'start_number'", [], |row| row.get(0))?;
     Ok(number.unsigned_abs())
 }
