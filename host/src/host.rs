@@ -19,6 +19,7 @@ use crate::{
         accept::{DurableIntake, Router},
         bell::Bell,
         generation::{EMIT, EMITTED, Generation, Policy},
+        probation::Probation,
         settle::Settler,
     },
     health::{Health, Phase},
@@ -178,6 +179,11 @@ async fn boot(
     let credits =
         own.iter().map(|(_, n, _)| n).sum::<usize>() + config.sources.iter().map(|s| s.in_flight).sum::<usize>() + groups * task_credits;
     let (control, receiver) = control_channel(credits);
+    let ended_badly = store.ended_badly() || admin::socket::is_left_behind(&config.host.store);
+    if ended_badly {
+        tracing::warn!("the last host on this store ended without a stop: what was in flight is run with care for a while");
+    }
+    let probation = if ended_badly { Probation::of(config, own.iter().map(|(name, n, _)| (name.as_str(), *n))) } else { Probation::none() };
     let (commands, command_receiver) = Commands::new();
     let cut = CancellationToken::new();
     let calls = TaskTracker::new();
@@ -187,6 +193,7 @@ async fn boot(
         generation: generation.clone(),
         settler: settler.clone(),
         ledgers: ledgers.clone(),
+        probation,
         concurrency: config.host.concurrency,
         credits,
         start_number: store.start_number(),

@@ -608,6 +608,11 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(async { Ok(Fleet::default()) })
     }
 
+    /// Whether the host before this one ended without a stop, as far as the store knows.
+    fn ended_badly(&self) -> bool {
+        false
+    }
+
     /// Whether other hosts write to it too: then what they wrote is looked for.
     fn shared(&self) -> bool {
         false

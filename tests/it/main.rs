@@ -20,6 +20,7 @@ mod keyvalue;
 mod limits;
 mod operation;
 mod order;
+mod probation;
 mod rabbitmq;
 mod real_input;
 mod rust_handlers;

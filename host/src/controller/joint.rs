@@ -45,6 +45,8 @@ pub(crate) struct Joint {
     pub(crate) hops: u32,
     /// Someone waits for the answer: one attempt, nothing is parked.
     pub(crate) reply: bool,
+    /// It may have been in flight when the host ended without a stop: its calls become tasks first.
+    aside: bool,
     /// Where it stands, from a source that acknowledges in order.
     place: Option<InOrder>,
     left: AtomicUsize,
@@ -61,7 +63,7 @@ struct State {
 }
 
 impl Joint {
-    pub(crate) fn new(delivery: Delivery, calls: usize, settler: Arc<Settler>) -> Arc<Self> {
+    pub(crate) fn new(delivery: Delivery, calls: usize, aside: bool, settler: Arc<Settler>) -> Arc<Self> {
         let Delivery { event, origin, key, receipt, credit, intake } = delivery;
         let (reply, hops, task, place) = match intake {
             Intake::Direct { place } => (false, 0, None, place),
@@ -70,7 +72,19 @@ impl Joint {
         };
         let answer = Answer::Done { response: None };
         let state = State { receipt: Some(receipt), credit: Some(credit), tally: Tally::Done, answer };
-        Arc::new(Self { event, origin, key, task, hops, reply, place, left: AtomicUsize::new(calls), state: Mutex::new(state), settler })
+        Arc::new(Self {
+            event,
+            origin,
+            key,
+            task,
+            hops,
+            reply,
+            aside,
+            place,
+            left: AtomicUsize::new(calls),
+            state: Mutex::new(state),
+            settler,
+        })
     }
 
     /// One of its calls, to be put in line.
@@ -151,6 +165,11 @@ impl CallInLine {
         Some(OrderKey { tenant: self.tenant().clone(), source: self.source().clone(), handler: self.handler.clone(), key })
     }
 
+    /// It was running when the host ended without a stop: nothing runs beside it.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.joint.task.as_ref().is_some_and(|task| task.suspect)
+    }
+
     /// Its handler is paused: when its turn comes it does not run.
     pub(crate) fn is_paused(&self) -> bool {
         self.joint.settler.pauses.holds_handler(self.tenant(), &self.handler)
@@ -185,7 +204,7 @@ impl CallInLine {
             fence: None,
             hops: self.joint.hops,
         };
-        if self.is_paused() {
+        if self.joint.aside || self.is_paused() {
             // A task goes back to the store, where nobody claims it.
             if self.joint.task.is_none() {
                 let settled = settler.set_aside(&self.joint, &self.routed, &call).await;
@@ -209,6 +228,12 @@ impl CallInLine {
             None => None,
         };
         if let Some(settled) = behind {
+            self.end(settled);
+            return;
+        }
+        if self.is_suspect()
+            && let Some(settled) = settler.alone(&self.joint, &call).await
+        {
             self.end(settled);
             return;
         }

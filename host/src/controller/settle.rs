@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -121,7 +122,22 @@ impl Settler {
         }
     }
 
-    /// A direct call that waits in the store from now on, which is no attempt: its handler is paused. Its source goes on.
+    /// Write down that a suspect runs alone from now on. Some: it does not, because it is quarantined, or the store fails.
+    pub(crate) async fn alone(&self, joint: &Joint, call: &Call) -> Option<Settled> {
+        let task = joint.task.as_ref()?;
+        match self.store.alone(task.claim).await {
+            Ok(ControlFlow::Continue(())) => None,
+            Ok(ControlFlow::Break(())) => {
+                tracing::error!(tenant = %call.id.tenant, source = &*call.id.source, handler = &*call.id.handler, event = call.event.id,
+                    "the host ended again and again while this call ran alone: quarantined as a dead letter");
+                Some(Settled { tally: Tally::Dead, answer: Answer::Dead { reason: "quarantined".into() } })
+            }
+            Err(error) => Some(self.store_failed(joint, call, &error).await),
+        }
+    }
+
+    /// A direct call that waits in the store from now on, which is no attempt: its handler is paused, or it has to be known there before it
+    /// runs. Its source goes on.
     pub(crate) async fn set_aside(&self, joint: &Joint, routed: &Routed, call: &Call) -> Settled {
         if joint.reply {
             return Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(RETRY_PAUSED), cause: Cause::Paused } };

@@ -18,7 +18,6 @@ use crate::{
     },
     pause::Pauses,
     receipt::Receipt,
-    shutdown::ledger::Tally,
     sink::is_sink,
     store::{Millis, Store, StoreError, Task, Want},
 };
@@ -74,7 +73,7 @@ impl TaskFeeder {
             state.dirty.extend(self.waiting_groups().await?);
         }
         loop {
-            self.run_suspects(state).await?;
+            self.run_suspects(state).await;
             state.dirty.extend(self.bell.take());
             let mut credits = HashMap::<Group, Vec<Credit>>::new();
             let mut wants = Vec::new();
@@ -121,35 +120,19 @@ impl TaskFeeder {
         Ok(next.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(idle))
     }
 
-    /// Suspects run one at a time, each counted before its call. Beside them there are only calls of sources that wait for their answer.
-    async fn run_suspects(&self, state: &mut FeederState) -> Result<(), StoreError> {
+    /// Suspects go in one at a time, so that none is claimed beside another: the controller runs each alone.
+    async fn run_suspects(&self, state: &mut FeederState) {
         while let Some((task, credit)) = state.suspects.pop_front() {
             if self.pauses.holds_tasks(&group_of(&task)) {
                 self.settler.give_back(task.claim);
                 continue;
             }
-            let may_run = match self.store.alone(task.claim).await {
-                Ok(may_run) => may_run,
-                Err(error) => {
-                    state.suspects.push_front((task, credit));
-                    return Err(error);
-                }
-            };
-            if may_run.is_break() {
-                tracing::error!(tenant = %task.tenant, source = &*task.source, handler = &*task.handler, event = task.event.id,
-                    "the host ended again and again while this call ran alone: quarantined as a dead letter");
-                let origin = Origin { tenant: task.tenant, source: task.source, kind: task.kind };
-                self.settler.ledgers.received(&origin);
-                self.settler.ledgers.ended(&origin, Tally::Dead);
-                continue;
-            }
             let ended = self.deliver(task, credit).await;
             tokio::select! {
                 _ = ended.answer() => {}
-                () = self.stopping.cancelled() => return Ok(()),
+                () = self.stopping.cancelled() => return,
             }
         }
-        Ok(())
     }
 
     async fn deliver(&self, task: Task, credit: Credit) -> crate::receipt::Pending {

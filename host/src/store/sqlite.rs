@@ -18,7 +18,7 @@ use self::{
     clock::Clock,
     expire::Old,
     readers::Readers,
-    schema::Who,
+    schema::{Start, Who},
     writer::{Survive, Writer},
 };
 use super::{
@@ -60,7 +60,7 @@ pub struct SqliteStore {
     holds: Holds,
     clock: Arc<Clock>,
     abandoned: Arc<Abandoned>,
-    start_number: u64,
+    start: Start,
     _folder: Option<TempDir>,
 }
 
@@ -121,19 +121,11 @@ impl SqliteStore {
     fn start(path: &Path, folder: Option<TempDir>, who: Who) -> Result<Self, StoreError> {
         let durable = folder.is_none();
         let lock = file::Lock::take(path)?;
-        let (connection, start_number) = schema::open(path, durable, who)?;
+        let (connection, start) = schema::open(path, durable, who)?;
         let readers = Readers::open(path)?;
         let writer = Writer::start(connection, lock, durable, who)
             .map_err(|error| StoreError::Other(format!("cannot start its thread: {error}")))?;
-        Ok(Self {
-            readers,
-            writer,
-            holds: Holds::default(),
-            clock: Arc::default(),
-            abandoned: Arc::default(),
-            start_number,
-            _folder: folder,
-        })
+        Ok(Self { readers, writer, holds: Holds::default(), clock: Arc::default(), abandoned: Arc::default(), start, _folder: folder })
     }
 }
 
@@ -299,8 +291,12 @@ impl Store for SqliteStore {
         Box::pin(self.readers.run_long(move |c| backup::write(c, &to, replace)))
     }
 
+    fn ended_badly(&self) -> bool {
+        self.start.after_a_bad_end
+    }
+
     fn start_number(&self) -> u64 {
-        self.start_number
+        self.start.number
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -24,8 +24,16 @@ pub(super) enum Who {
     Visitor,
 }
 
-/// A connection that writes, to a store of the newest schema that has begun a new start if a host opens it. And the number of that start.
-pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, u64), StoreError> {
+/// A start of a host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    pub(super) number: u64,
+    /// The host before ended without a stop.
+    pub(super) after_a_bad_end: bool,
+}
+
+/// A connection that writes, to a store of the newest schema, and the start that begins with it if a host opens it.
+pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, Start), StoreError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         let found = rusqlite::version();
         return Err(StoreError::Other(format!("the SQLite linked in is {found}; it must be 3.51.3 or newer, build with the bundled one")));
@@ -43,9 +51,10 @@ pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, 
     )?;
     connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "OFF" })?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    let start_number = {
+    let start = {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         migrate(&transaction, version)?;
+        let after_a_bad_end = !is_clean(&transaction)?;
         let number = match who {
             Who::Host => {
                 recover(&transaction)?;
@@ -54,9 +63,9 @@ pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, 
             Who::Visitor => start_number(&transaction)?,
         };
         transaction.commit()?;
-        number
+        Start { number, after_a_bad_end }
     };
-    Ok((connection, start_number))
+    Ok((connection, start))
 }
 
 /// A connection that reads.
@@ -129,6 +138,11 @@ fn recover(transaction: &Transaction<'_>) -> Result<(), StoreError> {
         [],
     )?;
     Ok(())
+}
+
+/// The last end was a stop.
+fn is_clean(connection: &Connection) -> Result<bool, StoreError> {
+    Ok(connection.query_row("SELECT value FROM meta WHERE name = 'clean'", [], |row| row.get(0))?)
 }
 
 /// How often a host was started.
