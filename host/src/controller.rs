@@ -5,6 +5,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod atomic;
+pub(crate) mod attempts;
 pub(crate) mod bell;
 pub(crate) mod dispatch;
 pub(crate) mod fair;

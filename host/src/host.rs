@@ -17,6 +17,7 @@ use crate::{
     controller::{
         Commands, Controller,
         accept::{DurableIntake, Router},
+        attempts::Attempts,
         bell::Bell,
         generation::{EMIT, EMITTED, Generation, Policy},
         probation::Probation,
@@ -163,6 +164,9 @@ async fn boot(
     let orders = store.orders().await.map_err(phase("store"))?;
     let parts = own.iter().fold(Parts::of(config), |parts, (name, _, _)| parts.own(name));
     let records = Records { store: store.clone(), parts: Arc::new(parts) };
+    let ended_badly = store.ended_badly() || admin::socket::is_left_behind(&config.host.store);
+    let in_flight = config.sources.iter().map(|source| source.in_flight as u64).sum();
+    let attempts = Attempts::load(store.clone(), ended_badly, in_flight, config.host.dedup_for).await.map_err(phase("store"))?;
     let pauses = Pauses::load(records, health.clone()).await.map_err(phase("store"))?;
     let settler = Arc::new(Settler {
         store: store.clone(),
@@ -171,6 +175,7 @@ async fn boot(
         bell: bell.clone(),
         router: router.clone(),
         pauses: pauses.clone(),
+        attempts,
         returned: Default::default(),
         parked: Mutex::new(orders.into_iter().collect()),
     });
@@ -179,7 +184,6 @@ async fn boot(
     let credits =
         own.iter().map(|(_, n, _)| n).sum::<usize>() + config.sources.iter().map(|s| s.in_flight).sum::<usize>() + groups * task_credits;
     let (control, receiver) = control_channel(credits);
-    let ended_badly = store.ended_badly() || admin::socket::is_left_behind(&config.host.store);
     if ended_badly {
         tracing::warn!("the last host on this store ended without a stop: what was in flight is run with care for a while");
     }

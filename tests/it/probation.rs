@@ -12,6 +12,7 @@ use koksmat_tests::{
     until,
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 const FOR_EVER: Duration = Duration::from_secs(3600);
 const NEIGHBOURS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -20,11 +21,13 @@ const NEIGHBOURS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 struct Outside {
     deadly: Inside,
     neighbours: Inside,
+    /// Where the host listens now.
+    listens: watch::Sender<String>,
 }
 
 impl Outside {
     async fn start() -> Self {
-        Self { deadly: Inside::start(FOR_EVER).await, neighbours: Inside::start(FOR_EVER).await }
+        Self { deadly: Inside::start(FOR_EVER).await, neighbours: Inside::start(FOR_EVER).await, listens: watch::Sender::default() }
     }
 
     /// A folder with this source, whose handler calls from outside what the event is for, then counts it.
@@ -49,6 +52,7 @@ impl Outside {
         let mut ends = 0;
         loop {
             let mut host = Process::start(folder).await;
+            self.listens.send_replace(host.listen.clone());
             tokio::select! {
                 () = self.deadly.reached_by("deadly") => {}
                 _ = host.line("quarantined") => {
@@ -198,6 +202,31 @@ async fn a_deadly_message_of_the_embedded_queue_is_quarantined_and_its_neighbour
 
 fn says_nothing_of(host: &Process, what: &str) {
     assert!(!host.log().iter().any(|line| line.contains(what)), "{}", host.log().join("\n"));
+}
+
+/// Whoever posts this to the webhook until it is answered for good: the status.
+async fn insists(mut listens: watch::Receiver<String>, id: &'static str) -> u16 {
+    listens.wait_for(|address| !address.is_empty()).await.unwrap();
+    loop {
+        let url = format!("http://{}/hook", *listens.borrow());
+        match koksmat_tests::host::try_request(&url, "POST", &[("x-id", id)], message(id).into()).await {
+            Ok(reply) if reply.status < 500 => return reply.status,
+            // Nobody is there, or not yet ready to answer.
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadly_request_whose_sender_waits_is_quarantined_and_its_neighbours_are_answered() {
+    let outside = Outside::start().await;
+    let folder = outside.folder("[sources.s]\nkind = \"webhook\"\npath = \"/hook\"\nreply = \"handler\"\nid-header = \"x-id\"\n");
+    let senders: Vec<_> = all().map(|id| tokio::spawn(insists(outside.listens.subscribe(), id))).collect();
+    outside.quarantines_the_deadly_one(&folder, OF_A_DIRECT_SOURCE).await;
+    for (id, sender) in all().zip(senders) {
+        assert_eq!(sender.await.unwrap(), if id == "deadly" { 422 } else { 204 }, "{id}");
+    }
+    assert_eq!(folder.count("select count(*) from source_state where source = '(attempts)'"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! What joins the calls of one event: its receipt is answered when the last of them is settled.
 
 use std::{
+    ops::ControlFlow,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -89,7 +90,17 @@ impl Joint {
 
     /// One of its calls, to be put in line.
     pub(crate) fn call(self: Arc<Self>, routed: Routed) -> CallInLine {
-        CallInLine { routed, handler: Arc::from(""), joint: self, ended: false, started: false }.named()
+        let handler: Arc<str> = routed.handler.config.name.as_str().into();
+        let suspect = match &self.task {
+            Some(task) => task.suspect,
+            None => self.reply && self.settler.attempts.is_suspect(&self.id(&handler)),
+        };
+        CallInLine { routed, handler, joint: self, suspect, ended: false, started: false }
+    }
+
+    fn id(&self, handler: &Arc<str>) -> CallId {
+        let Origin { tenant, source, .. } = &self.origin;
+        CallId { tenant: tenant.clone(), source: source.clone(), key: self.key.clone(), handler: handler.clone() }
     }
 
     /// One call has settled; with the last one the receipt is answered.
@@ -121,16 +132,13 @@ pub(crate) struct CallInLine {
     routed: Routed,
     handler: Arc<str>,
     joint: Arc<Joint>,
+    /// It was running when the host ended without a stop.
+    suspect: bool,
     started: bool,
     ended: bool,
 }
 
 impl CallInLine {
-    fn named(mut self) -> Self {
-        self.handler = self.routed.handler.config.name.as_str().into();
-        self
-    }
-
     pub(crate) fn tenant(&self) -> &Tenant {
         &self.joint.origin.tenant
     }
@@ -167,7 +175,7 @@ impl CallInLine {
 
     /// It was running when the host ended without a stop: nothing runs beside it.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.joint.task.as_ref().is_some_and(|task| task.suspect)
+        self.suspect
     }
 
     /// Its handler is paused: when its turn comes it does not run.
@@ -183,12 +191,7 @@ impl CallInLine {
     /// Call the handler until it is settled: a call that was overtaken runs again, which is no attempt.
     pub(crate) async fn run(mut self, settler: Arc<Settler>, fencing_token: Option<u64>, cut: CancellationToken) {
         self.started = true;
-        let id = CallId {
-            tenant: self.joint.origin.tenant.clone(),
-            source: self.joint.origin.source.clone(),
-            key: self.joint.key.clone(),
-            handler: self.handler.clone(),
-        };
+        let id = self.joint.id(&self.handler);
         if self.joint.task.is_none() && settler.settled_before(&id, &self.routed.handler).await {
             self.end(Settled { tally: Tally::Done, answer: Answer::Done { response: None } });
             return;
@@ -231,12 +234,10 @@ impl CallInLine {
             self.end(settled);
             return;
         }
-        if self.is_suspect()
-            && let Some(settled) = settler.alone(&self.joint, &call).await
-        {
-            self.end(settled);
-            return;
-        }
+        let attempt = match settler.begin(&self.joint, &self.routed, &call, self.suspect).await {
+            ControlFlow::Continue(attempt) => attempt,
+            ControlFlow::Break(settled) => return self.end(settled),
+        };
         let handler = self.routed.handler.clone();
         let mut lost = pin!(match &lane {
             Some(lane) => Either::Left(lane.lost()),
@@ -259,6 +260,9 @@ impl CallInLine {
             if let Some(settled) = settled {
                 if settled.tally != Tally::Returned && !self.joint.reply {
                     lane.into_iter().for_each(Inside::left);
+                }
+                if let Some(attempt) = attempt {
+                    settler.attempts.end(attempt).await;
                 }
                 self.end(settled);
                 return;

@@ -14,6 +14,7 @@ use crate::{
     config,
     controller::{
         accept,
+        attempts::{self, Attempts},
         bell::{Bell, Group},
         joint::{Joint, keeps_response},
         router::Routed,
@@ -30,6 +31,9 @@ use crate::{
 /// How long after the store failed an event comes again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
+/// Why a call is a dead letter under which the host ended.
+const QUARANTINED: &str = "quarantined: the host ended three times while this call ran alone";
+
 /// What became of one call.
 #[derive(Debug)]
 pub(crate) struct Settled {
@@ -45,6 +49,7 @@ pub(crate) struct Settler {
     pub(crate) bell: Bell,
     pub(crate) router: accept::Router,
     pub(crate) pauses: Pauses,
+    pub(crate) attempts: Attempts,
     /// Claims whose calls never started or were cut: the feeder releases them, and goes on trying while the store fails.
     pub(crate) returned: Mutex<Vec<Claim>>,
     /// Order keys that tasks may wait under: a direct call of one of these asks the store whether it has to wait behind them. At most as
@@ -122,18 +127,39 @@ impl Settler {
         }
     }
 
-    /// Write down that a suspect runs alone from now on. Some: it does not, because it is quarantined, or the store fails.
-    pub(crate) async fn alone(&self, joint: &Joint, call: &Call) -> Option<Settled> {
-        let task = joint.task.as_ref()?;
-        match self.store.alone(task.claim).await {
-            Ok(ControlFlow::Continue(())) => None,
-            Ok(ControlFlow::Break(())) => {
-                tracing::error!(tenant = %call.id.tenant, source = &*call.id.source, handler = &*call.id.handler, event = call.event.id,
-                    "the host ended again and again while this call ran alone: quarantined as a dead letter");
-                Some(Settled { tally: Tally::Dead, answer: Answer::Dead { reason: "quarantined".into() } })
-            }
-            Err(error) => Some(self.store_failed(joint, call, &error).await),
+    /// Write down that a call is about to run, where that has to be known should the host end under it. `Break`: it does not run, because it
+    /// is quarantined or the store fails.
+    pub(crate) async fn begin(
+        &self,
+        joint: &Joint,
+        routed: &Routed,
+        call: &Call,
+        suspect: bool,
+    ) -> ControlFlow<Settled, Option<attempts::Attempt>> {
+        let begun = match &joint.task {
+            Some(task) if suspect => self.store.alone(task.claim).await.map(|may| may.map_continue(|()| None)),
+            None if joint.reply => self.attempts.begin(&call.id).await,
+            _ => return ControlFlow::Continue(None),
+        };
+        match begun {
+            Ok(ControlFlow::Continue(attempt)) => ControlFlow::Continue(attempt),
+            Ok(ControlFlow::Break(())) => ControlFlow::Break(self.quarantined(joint, routed, call).await),
+            Err(error) => ControlFlow::Break(self.store_failed(joint, call, &error).await),
         }
+    }
+
+    /// The host ended three times while this call ran alone. A task is a dead letter by now.
+    async fn quarantined(&self, joint: &Joint, routed: &Routed, call: &Call) -> Settled {
+        tracing::error!(tenant = %call.id.tenant, source = &*call.id.source, handler = &*call.id.handler, event = call.event.id,
+            "the host ended again and again while this call ran alone: quarantined as a dead letter");
+        if joint.task.is_none() {
+            let verdict = Verdict::Dead { reason: QUARANTINED.into(), failed: None, plugin: routed.handler.digest() };
+            if let Err(error) = self.commit(joint, call, verdict).await {
+                return self.store_failed(joint, call, &error).await;
+            }
+            self.attempts.quarantined(&call.id).await;
+        }
+        Settled { tally: Tally::Dead, answer: Answer::Dead { reason: QUARANTINED.into() } }
     }
 
     /// A direct call that waits in the store from now on, which is no attempt: its handler is paused, or it has to be known there before it

@@ -41,9 +41,19 @@ impl Schema {
     }
 
     async fn execute(&self, statement: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut self.connect().await).await.unwrap();
+    }
+
+    async fn connect(&self) -> PgConnection {
         let mut connection = PgConnection::connect(url().expose()).await.unwrap();
-        let statement = format!("SET search_path = \"{}\"; {statement}", self.0);
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        let here = format!("SET search_path = \"{}\"", self.0);
+        sqlx::raw_sql(AssertSqlSafe(here)).execute(&mut connection).await.unwrap();
+        connection
+    }
+
+    /// What the others do when they notice that a host is gone.
+    async fn take_over(&self) {
+        super::lease::take_over(&mut self.connect().await).await.unwrap();
     }
 }
 
@@ -190,6 +200,35 @@ async fn what_a_dead_host_was_running_is_taken_over_and_its_claims_are_void() {
     );
     assert!(conformance::claim(&a).await.is_empty(), "a host that is not believed to be alive claims nothing");
     assert_eq!(b.commit(conformance::settling(&taken, conformance::done())).await.unwrap(), Committed::Yes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_under_which_three_hosts_end_while_it_runs_alone_is_quarantined() {
+    let schema = Schema::new();
+    let mut host = schema.host().await;
+    for id in ["1", "2"] {
+        conformance::accept(&host, conformance::order(id)).await;
+    }
+    assert_eq!(conformance::ids(&conformance::claim(&host).await), ["1", "2"]);
+    let next_after_the_end_of = async |host: PostgresStore| {
+        host.ended.cancel();
+        schema.execute("UPDATE host SET lease_until = 0").await;
+        let next = schema.host().await;
+        schema.take_over().await;
+        next
+    };
+    for _ in 0..3 {
+        host = next_after_the_end_of(host).await;
+        let tasks = conformance::claim(&host).await;
+        assert!(tasks.len() == 2 && tasks.iter().all(|task| task.suspect), "both are suspect, one runs");
+        assert!(host.alone(tasks[0].claim).await.unwrap().is_continue());
+    }
+    host = next_after_the_end_of(host).await;
+    let tasks = conformance::claim(&host).await;
+    assert!(host.alone(tasks[1].claim).await.unwrap().is_continue(), "it was never running alone");
+    assert!(host.alone(tasks[0].claim).await.unwrap().is_break());
+    let letters = host.dead_letters(conformance::all_letters()).await.unwrap();
+    assert_eq!((letters.len(), letters[0].event.id.as_str()), (1, "1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
