@@ -20,7 +20,7 @@ use crate::{
         attempts::Attempts,
         bell::Bell,
         generation::{EMIT, EMITTED, Generation, Policy},
-        probation::Probation,
+        probation::{self, Probation},
         settle::Settler,
     },
     health::{Health, Phase},
@@ -247,6 +247,7 @@ async fn boot(
         bell: bell.clone(),
         pauses: pauses.clone(),
         in_flight: task_credits,
+        careful: ended_badly.then(|| (std::time::Instant::now() + probation::SOON, config.host.concurrency)),
         stopping: stopping.clone(),
     };
     takedown.token(&stopping);

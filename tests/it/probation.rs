@@ -77,6 +77,7 @@ impl Outside {
     async fn quarantines_the_deadly_one(&self, folder: &Folder, after: usize) {
         assert_eq!(self.ends_until_it_is_quarantined(folder).await, after);
         let host = Process::start(folder).await;
+        self.listens.send_replace(host.listen.clone());
         until("its neighbours to be handled", || async { (folder.count("select count(*) from task") == 0).then_some(()) }).await;
         for id in NEIGHBOURS {
             until(id, || async { folder.value(id) }).await;

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What was in flight has come again after this, if the source has brought enough since.
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// It has come again after this, or does not come any more.
 const LAST: Duration = Duration::from_secs(600);
 

@@ -36,6 +36,9 @@ pub(crate) struct TaskFeeder {
     pub(crate) pauses: Pauses,
     /// Credits of each group.
     pub(crate) in_flight: usize,
+    /// After an end nobody asked for, until then: no more are claimed than these, which can run at once, but one of each group. Should the host
+    /// end again all that is claimed is suspect.
+    pub(crate) careful: Option<(Instant, usize)>,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -81,7 +84,7 @@ impl TaskFeeder {
                 if self.pauses.holds_tasks(&group) {
                     continue;
                 }
-                let held = state.credits_of(&group, self.in_flight);
+                let held = state.credits_of(&group, self.in_flight, self.at_most());
                 // A group without a credit rings again when one of its calls is settled.
                 if held.is_empty() {
                     continue;
@@ -118,6 +121,11 @@ impl TaskFeeder {
         let next = self.store.next_due(state.looked).await?;
         let idle = self.store.idle();
         Ok(next.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(idle))
+    }
+
+    /// The most tasks to have claimed, if that is bounded.
+    fn at_most(&self) -> Option<usize> {
+        self.careful.filter(|(until, _)| Instant::now() < *until).map(|(_, claimed)| claimed)
     }
 
     /// Suspects go in one at a time, so that none is claimed beside another: the controller runs each alone.
@@ -171,8 +179,11 @@ pub(crate) struct FeederState {
 }
 
 impl FeederState {
-    fn credits_of(&mut self, group: &Group, limit: usize) -> Vec<Credit> {
+    fn credits_of(&mut self, group: &Group, limit: usize, at_most: Option<usize>) -> Vec<Credit> {
+        let all: usize = self.credits.values().map(|credits| limit - credits.free()).sum();
         let credits = self.credits.entry(group.clone()).or_insert_with(|| Credits::new(limit));
-        std::iter::from_fn(|| credits.try_acquire()).take(CLAIM).collect()
+        let one = usize::from(credits.free() == limit);
+        let room = at_most.map_or(CLAIM, |at_most| at_most.saturating_sub(all).max(one));
+        std::iter::from_fn(|| credits.try_acquire()).take(room.min(CLAIM)).collect()
     }
 }
