@@ -86,7 +86,7 @@ impl SqliteStore {
     /// Put a copy that [`Store::backup`] made in the place of the store at `path`, on which no host runs. What was there is kept beside it.
     /// Blocks on the disk.
     ///
-    /// What was settled since the copy was made and comes again is handled again; see the chapter on backups in the README.
+    /// What was settled since the copy was made and comes again is handled again; see "Looking after it" in the README.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when a host runs on it, [`StoreError::Newer`] when a newer version made the copy, [`StoreError::Other`] when the
