@@ -6,6 +6,7 @@ mod api;
 pub mod client;
 mod events;
 mod letters;
+mod operate;
 pub(crate) mod socket;
 
 use std::{sync::Arc, time::Instant};
@@ -15,7 +16,7 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     health::Health,
     letters::{DeadLetters, HandledEvents},
     listener::{Routes, problem::Problem},
+    pause::{Pauses, Records},
     shutdown::ledger::Ledgers,
     store::{Store, StoreError},
     telemetry,
@@ -37,6 +39,7 @@ pub(crate) struct Admin {
     pub(crate) letters: DeadLetters,
     pub(crate) events: HandledEvents,
     pub(crate) commands: Commands,
+    pub(crate) pauses: Pauses,
     pub(crate) ledgers: Ledgers,
     pub(crate) token: Token,
     pub(crate) routes: Routes,
@@ -54,11 +57,13 @@ pub(crate) fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// The operators' calls on a store without a host: dead letters can be looked at, tried, replayed and purged.
-pub(crate) fn offline(letters: DeadLetters) -> Router {
+/// The operators' calls on a store without a host: dead letters can be looked at, tried, replayed and purged, queues looked at, parts paused.
+pub(crate) fn offline(letters: DeadLetters, records: Records) -> Router {
+    let operate = operate::router().route("/api/backup", post(operate::backup)).with_state(records);
     letters::router()
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no host runs on this store: start it with `koksmat run`") })
         .with_state(letters)
+        .merge(operate)
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no host runs on this store: start it with `koksmat run`") })
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::{event::Event, receipt::Receipt, store::Task, tenant::Tenant};
 
@@ -31,25 +31,77 @@ pub struct Credit {
 pub struct Credits {
     permits: Arc<Semaphore>,
     limit: usize,
+    gate: Gate,
+}
+
+/// Whether a source may take anything new: behind a closed gate it gets no credit.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(watch::Receiver<Closed>);
+
+/// Why a gate is closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Closed {
+    /// An operator paused the source.
+    pub(crate) paused: bool,
+    /// What waits of it in the store is as much as may.
+    pub(crate) full: bool,
+}
+
+impl Closed {
+    fn is_open(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Gate {
+    /// A gate and what closes it. Without that it stays as it is.
+    pub(crate) fn new() -> (watch::Sender<Closed>, Self) {
+        let (closed, gate) = watch::channel(Closed::default());
+        (closed, Self(gate))
+    }
+
+    /// Why it is closed, if it is.
+    pub(crate) fn closed(&self) -> Closed {
+        *self.0.borrow()
+    }
+
+    /// Wait until it is as `condition` says. Cancel safe.
+    pub(crate) async fn until(&self, condition: impl Fn(Closed) -> bool) {
+        if self.0.clone().wait_for(|closed| condition(*closed)).await.is_err() {
+            // Nobody closes or opens it any more.
+            std::future::pending().await
+        }
+    }
 }
 
 impl Credits {
     /// `limit` events at once.
     pub fn new(limit: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(limit)), limit }
+        Self::behind(Gate::new().1, limit)
+    }
+
+    /// The same behind a gate.
+    pub(crate) fn behind(gate: Gate, limit: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(limit)), limit, gate }
     }
 
     /// Wait for a credit. Cancel safe; first come, first served.
     pub async fn acquire(&self) -> Credit {
-        match self.permits.clone().acquire_owned().await {
-            Ok(permit) => Credit { _permit: permit },
-            // The semaphore is never closed; waiting forever is what no credit means.
-            Err(_) => std::future::pending().await,
+        loop {
+            self.gate.until(Closed::is_open).await;
+            match self.permits.clone().acquire_owned().await {
+                // It may have been closed while this waited.
+                Ok(permit) if self.gate.closed().is_open() => return Credit { _permit: permit },
+                Ok(_) => {}
+                // The semaphore is never closed; waiting forever is what no credit means.
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 
     /// Wait until half of the credits are free. Cancel safe.
     pub(crate) async fn half_free(&self) {
+        self.gate.until(Closed::is_open).await;
         let half = u32::try_from(self.limit.div_ceil(2)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         drop(self.permits.acquire_many(half).await);
@@ -57,13 +109,26 @@ impl Credits {
 
     /// A credit, if one is free now.
     pub fn try_acquire(&self) -> Option<Credit> {
+        if !self.gate.closed().is_open() {
+            return None;
+        }
         let permit = self.permits.clone().try_acquire_owned().ok()?;
         Some(Credit { _permit: permit })
     }
 
-    /// How many are free.
+    /// How many can be had now: none while the source is paused, or has as much waiting in the store as may.
     pub fn free(&self) -> usize {
-        self.permits.available_permits()
+        if self.gate.closed().is_open() { self.permits.available_permits() } else { 0 }
+    }
+
+    /// Whether all of them are in use.
+    pub(crate) fn used_up(&self) -> bool {
+        self.permits.available_permits() == 0
+    }
+
+    /// The gate before them.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// How many there are.
@@ -147,4 +212,43 @@ impl ControlReceiver {
 pub fn control_channel(credits: usize) -> (ControlSender, ControlReceiver) {
     let (tx, rx) = mpsc::channel(credits.max(1));
     (ControlSender(tx), ControlReceiver(rx))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, poll};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn behind_a_closed_gate_there_are_no_credits_whatever_closed_it() {
+        let (closed, gate) = Gate::new();
+        let credits = Credits::behind(gate, 2);
+        let held = credits.acquire().await;
+        for why in [Closed { paused: true, full: false }, Closed { paused: false, full: true }] {
+            closed.send_replace(why);
+            assert!(credits.try_acquire().is_none() && credits.free() == 0);
+            let mut acquiring = Box::pin(credits.acquire());
+            assert!(poll!(&mut acquiring).is_pending());
+            closed.send_replace(Closed::default());
+            drop(acquiring.await);
+        }
+        assert_eq!((credits.free(), credits.used_up()), (1, false));
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_credit_when_the_gate_closes_gets_none() {
+        let (closed, gate) = Gate::new();
+        let credits = Credits::behind(gate, 1);
+        let held = credits.acquire().await;
+        let mut acquiring = Box::pin(credits.acquire());
+        assert!(poll!(&mut acquiring).is_pending());
+        closed.send_modify(|closed| closed.paused = true);
+        drop(held);
+        assert!(poll!(&mut acquiring).is_pending());
+        assert!(!credits.used_up(), "it holds on to nothing");
+        closed.send_modify(|closed| closed.paused = false);
+        assert!(acquiring.now_or_never().is_some());
+    }
 }

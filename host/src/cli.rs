@@ -1,10 +1,13 @@
 //! The commands, one file each.
 
+mod backup;
 mod build;
 mod check;
 mod crash_test;
 mod dead_letters;
 mod new;
+mod pause;
+mod queues;
 mod replay;
 mod run;
 mod schema;
@@ -40,6 +43,16 @@ enum Command {
     New(new::New),
     /// Show what a running host does: sources, queues, the lane, what failed
     Status(status::Status),
+    /// Show what waits in the store, from which source and for which handler
+    Queues(queues::Queues),
+    /// Have a source take nothing new, or a handler start no more calls
+    Pause(pause::Pause),
+    /// Have what is paused go on
+    Resume(pause::Pause),
+    /// Copy the store to a file, beside a running host
+    Backup(backup::Backup),
+    /// Put such a copy in the place of the store; no host runs
+    Restore(backup::Restore),
     /// Look at, replay or purge dead letters
     DeadLetters(dead_letters::DeadLetters),
     /// Run a configuration under load while its host is killed, stopped and cut from its databases
@@ -101,6 +114,11 @@ impl Arguments {
             Command::Send(send) => send.run().await,
             Command::New(new) => new.run(),
             Command::Status(status) => status.run().await,
+            Command::Queues(queues) => queues.run().await,
+            Command::Pause(pause) => pause.pause().await,
+            Command::Resume(pause) => pause.resume().await,
+            Command::Backup(backup) => backup.run().await,
+            Command::Restore(restore) => restore.run().await,
             Command::DeadLetters(dead_letters) => dead_letters.run().await,
             Command::CrashTest(crash_test) => crash_test.run().await,
             Command::Replay(replay) => replay.run().await,
@@ -115,6 +133,18 @@ fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
 
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// How long something took or is ago, in the two largest units.
+fn age(ms: u64) -> String {
+    let (seconds, minutes, hours) = (ms / 1_000, ms / 60_000, ms / 3_600_000);
+    match (hours, minutes, seconds) {
+        (0, 0, 0) => format!("{ms} ms"),
+        (0, 0, _) => format!("{seconds} s"),
+        (0, ..) => format!("{minutes} m {} s", seconds % 60),
+        (..24, ..) => format!("{hours} h {} m", minutes % 60),
+        _ => format!("{} d {} h", hours / 24, hours % 24),
+    }
 }
 
 /// Problems that do not keep the host from running.

@@ -149,7 +149,24 @@ pub enum SourceKind {
     Timer(TimerConfig),
 }
 
+/// The most events of a source that may wait in the store, unless it says otherwise.
+pub(crate) const BACKLOG: u64 = 100_000;
+/// The most firings of a timer.
+pub(crate) const TIMER_BACKLOG: u64 = 10_000;
+
 impl SourceKind {
+    /// The most of its events that may wait in the store, for their handlers or for their next attempt. Then it takes no more.
+    pub fn backlog(&self) -> u64 {
+        match self {
+            Self::Kafka(kafka) => kafka.backlog,
+            Self::Rabbitmq(rabbitmq) => rabbitmq.backlog,
+            Self::Embedded(embedded) => embedded.backlog,
+            Self::Webhook(webhook) => webhook.backlog,
+            Self::Timer(_) => TIMER_BACKLOG,
+            Self::Poller(_) => BACKLOG,
+        }
+    }
+
     /// The word that configuration, routes and metrics use.
     pub fn word(&self) -> &'static str {
         match self {

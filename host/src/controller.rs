@@ -5,12 +5,14 @@
 
 pub(crate) mod accept;
 pub(crate) mod atomic;
+pub(crate) mod attempts;
 pub(crate) mod bell;
 pub(crate) mod dispatch;
 pub(crate) mod fair;
 pub mod generation;
 pub(crate) mod joint;
 pub(crate) mod order;
+pub(crate) mod probation;
 pub mod router;
 pub(crate) mod settle;
 
@@ -28,6 +30,7 @@ use crate::{
         dispatch::{Dispatcher, Slot},
         generation::Generation,
         joint::Joint,
+        probation::Probation,
         settle::Settler,
     },
     planted::{Mistake, is_planted},
@@ -100,6 +103,7 @@ pub(crate) struct Controller {
     pub(crate) generation: Arc<ArcSwap<Generation>>,
     pub(crate) settler: Arc<Settler>,
     pub(crate) ledgers: Ledgers,
+    pub(crate) probation: Probation,
     /// Calls side by side.
     pub(crate) concurrency: usize,
     /// The most deliveries there can be inside the host.
@@ -162,7 +166,7 @@ impl Controller {
     }
 
     /// Count a delivery, find the handlers that want it, put its calls in line.
-    fn receive(&self, delivery: Delivery, dispatcher: &mut Dispatcher, returning: bool) {
+    fn receive(&mut self, delivery: Delivery, dispatcher: &mut Dispatcher, returning: bool) {
         self.ledgers.received(&delivery.origin);
         let generation = self.generation.load_full();
         let mut routed = match &delivery.intake {
@@ -182,7 +186,8 @@ impl Controller {
             }
             return;
         }
-        let joint = Joint::new(delivery, routed.len(), self.settler.clone());
+        let aside = !self.probation.is_over() && self.probation.takes(&delivery, tokio::time::Instant::now());
+        let joint = Joint::new(delivery, routed.len(), aside, self.settler.clone());
         for routed in routed {
             let call = joint.clone().call(routed);
             if returning { drop(call) } else { dispatcher.enqueue(call) }

@@ -8,7 +8,13 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::channel::Origin;
+use crate::{
+    ambient::now,
+    channel::Origin,
+    pause::{Part, Paused},
+    store::Millis,
+    tenant::Tenant,
+};
 
 /// Shared by the sources, which report, and the admin listener, which shows.
 #[derive(Clone, Default)]
@@ -26,6 +32,7 @@ struct State {
     sources: BTreeMap<(String, String), SourceHealth>,
     store_problem: Option<String>,
     sinks: BTreeMap<String, Option<String>>,
+    paused: Paused,
 }
 
 /// Where the host is in its life.
@@ -48,9 +55,15 @@ pub struct SourceHealth {
     pub kind: String,
     /// It takes events.
     pub ready: bool,
-    /// Why not, or what went wrong last.
+    /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What went wrong last, though it may be over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LastError>,
+    /// Since when it is paused. That is no problem: it stays ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Millis>,
     /// Why it takes nothing now though it could: what it brought is not handled yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_back: Option<String>,
@@ -58,10 +71,19 @@ pub struct SourceHealth {
     pub restarts: u64,
 }
 
+/// What went wrong, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastError {
+    /// When it was noticed.
+    pub at: Millis,
+    /// What it was.
+    pub error: String,
+}
+
 /// Everything readiness knows.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Whether the host takes events from every source.
+    /// Whether the host takes events from every source that is not paused.
     pub ready: bool,
     /// Where it is in its life.
     pub phase: Phase,
@@ -73,6 +95,9 @@ pub struct Report {
     /// By `tenant/sink`: what keeps it from publishing, if anything. The host is ready all the same: what is emitted waits in the store.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sinks: BTreeMap<String, Option<String>>,
+    /// By `tenant/handler`: since when it is paused. The host is ready all the same: what it would handle waits in the store.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub paused_handlers: BTreeMap<String, Millis>,
 }
 
 impl Health {
@@ -85,7 +110,8 @@ impl Health {
     /// A source will report.
     pub(crate) fn expect(&self, origin: &Origin) {
         self.change(|s| {
-            let health = SourceHealth { kind: origin.kind.to_string(), ready: false, problem: None, held_back: None, restarts: 0 };
+            let kind = origin.kind.to_string();
+            let health = SourceHealth { kind, ready: false, problem: None, last_error: None, paused: None, held_back: None, restarts: 0 };
             s.sources.entry(key(origin)).or_insert(health);
         });
     }
@@ -108,6 +134,7 @@ impl Health {
             let changed = health.ready || health.problem.as_deref() != Some(why);
             health.ready = false;
             health.problem = Some(why.to_owned());
+            health.last_error = Some(LastError { at: now(), error: why.to_owned() });
             changed
         });
         if changed {
@@ -115,12 +142,17 @@ impl Health {
         }
     }
 
-    pub(crate) fn source_held_back(&self, origin: &Origin, why: Option<&str>) {
+    pub(crate) fn source_held_back(&self, tenant: &Tenant, source: &str, why: Option<&str>) {
         self.change(|s| {
-            if let Some(health) = s.sources.get_mut(&key(origin)) {
+            if let Some(health) = s.sources.get_mut(&(tenant.to_string(), source.to_owned())) {
                 health.held_back = why.map(str::to_owned);
             }
         });
+    }
+
+    /// What is paused from now on.
+    pub(crate) fn paused(&self, paused: &Paused) {
+        self.change(|s| s.paused.clone_from(paused));
     }
 
     pub(crate) fn source_restarted(&self, origin: &Origin) {
@@ -169,12 +201,17 @@ impl Health {
     /// What readiness knows now.
     pub fn report(&self) -> Report {
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources: BTreeMap<_, _> = state.sources.iter().map(|((t, s), h)| (format!("{t}/{s}"), state.shown(t, s, h))).collect();
         Report {
-            ready: state.phase == Phase::Running && state.store_problem.is_none() && state.sources.values().all(|s| s.ready),
+            // One that is paused takes nothing because somebody wants that: no reason to send everything else elsewhere.
+            ready: state.phase == Phase::Running
+                && state.store_problem.is_none()
+                && sources.values().all(|s| s.ready || s.paused.is_some()),
             phase: state.phase,
             store: state.store_problem.clone(),
             sinks: state.sinks.clone(),
-            sources: state.sources.iter().map(|((t, s), h)| (format!("{t}/{s}"), h.clone())).collect(),
+            sources,
+            paused_handlers: state.paused_handlers(),
         }
     }
 
@@ -186,6 +223,21 @@ impl Health {
                 return;
             }
         }
+    }
+}
+
+impl State {
+    fn shown(&self, tenant: &str, source: &str, health: &SourceHealth) -> SourceHealth {
+        let paused = self.paused.get(&(Tenant::new(tenant), Part::Source(source.to_owned()))).copied();
+        SourceHealth { paused, ..health.clone() }
+    }
+
+    fn paused_handlers(&self) -> BTreeMap<String, Millis> {
+        let handler = |((tenant, part), since): (&(Tenant, Part), &Millis)| match part {
+            Part::Handler(name) => Some((format!("{tenant}/{name}"), *since)),
+            Part::Source(_) => None,
+        };
+        self.paused.iter().filter_map(handler).collect()
     }
 }
 

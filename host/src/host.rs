@@ -17,8 +17,10 @@ use crate::{
     controller::{
         Commands, Controller,
         accept::{DurableIntake, Router},
+        attempts::Attempts,
         bell::Bell,
-        generation::{EMIT, Generation, Policy},
+        generation::{EMIT, EMITTED, Generation, Policy},
+        probation::{self, Probation},
         settle::Settler,
     },
     health::{Health, Phase},
@@ -27,6 +29,7 @@ use crate::{
         Routes,
         serve::{self, Stop},
     },
+    pause::{Part, Parts, PauseError, Pauses, Records},
     plugin::{Handler, Loader, load::LoadError},
     shutdown::{Running, Takedown, ledger::Ledgers},
     sink::outbox::Outbox,
@@ -44,9 +47,6 @@ use crate::{
     tenant::Tenant,
     token::Token,
 };
-
-/// The most emitted events that may wait for their handlers and sinks; then whoever emits is tried again later.
-const EMITTED: u64 = 100_000;
 
 /// A running host.
 ///
@@ -80,6 +80,28 @@ impl Host {
     /// Start putting a host together.
     pub fn builder() -> HostBuilder {
         HostBuilder { config: Config::default(), sources: Vec::new() }
+    }
+
+    /// Pause a source or a handler of the default tenant, until it is resumed: a restart does not, and every host that shares the store heeds
+    /// it. Pausing twice is no error.
+    ///
+    /// # Errors
+    /// When there is nothing of this name, or the store fails.
+    pub async fn pause(&self, part: Part) -> Result<(), PauseError> {
+        self.running.pauses.pause(&Tenant::default(), &part).await.map(drop)
+    }
+
+    /// Have it go on. `false`: it was not paused.
+    ///
+    /// # Errors
+    /// When there is nothing of this name, or the store fails.
+    pub async fn resume(&self, part: Part) -> Result<bool, PauseError> {
+        self.running.pauses.resume(&Tenant::default(), &part).await
+    }
+
+    /// What is paused now.
+    pub fn paused(&self) -> Vec<Part> {
+        self.running.pauses.paused().into_keys().map(|(_, part)| part).collect()
     }
 }
 
@@ -138,12 +160,20 @@ async fn boot(
     let bell = Bell::default();
     let router = Router { generation: generation.clone(), keep: !config.host.keep_events.is_zero() };
     let orders = store.orders().await.map_err(phase("store"))?;
+    let parts = own.iter().fold(Parts::of(config), |parts, (name, _, _)| parts.own(name));
+    let records = Records { store: store.clone(), parts: Arc::new(parts) };
+    let ended_badly = store.ended_badly() || admin::socket::is_left_behind(&config.host.store);
+    let in_flight = config.sources.iter().map(|source| source.in_flight as u64).sum();
+    let attempts = Attempts::load(store.clone(), ended_badly, in_flight, config.host.dedup_for).await.map_err(phase("store"))?;
+    let pauses = Pauses::load(records, health.clone()).await.map_err(phase("store"))?;
     let settler = Arc::new(Settler {
         store: store.clone(),
         ledgers: ledgers.clone(),
         health: health.clone(),
         bell: bell.clone(),
         router: router.clone(),
+        pauses: pauses.clone(),
+        attempts,
         returned: Default::default(),
         parked: Mutex::new(orders.into_iter().collect()),
     });
@@ -152,6 +182,10 @@ async fn boot(
     let credits =
         own.iter().map(|(_, n, _)| n).sum::<usize>() + config.sources.iter().map(|s| s.in_flight).sum::<usize>() + groups * task_credits;
     let (control, receiver) = control_channel(credits);
+    if ended_badly {
+        tracing::warn!("the last host on this store ended without a stop: what was in flight is run with care for a while");
+    }
+    let probation = if ended_badly { Probation::of(config, own.iter().map(|(name, n, _)| (name.as_str(), *n))) } else { Probation::none() };
     let (commands, command_receiver) = Commands::new();
     let cut = CancellationToken::new();
     let calls = TaskTracker::new();
@@ -161,6 +195,7 @@ async fn boot(
         generation: generation.clone(),
         settler: settler.clone(),
         ledgers: ledgers.clone(),
+        probation,
         concurrency: config.host.concurrency,
         credits,
         start_number: store.start_number(),
@@ -189,6 +224,7 @@ async fn boot(
         letters: letters.clone(),
         events: events.clone(),
         commands: commands.clone(),
+        pauses: pauses.clone(),
         ledgers: ledgers.clone(),
         token: token.clone(),
         routes: routes.clone(),
@@ -209,7 +245,9 @@ async fn boot(
         control: control.clone(),
         settler: settler.clone(),
         bell: bell.clone(),
+        pauses: pauses.clone(),
         in_flight: task_credits,
+        careful: ended_badly.then(|| (tokio::time::Instant::now() + probation::SOON, config.host.concurrency)),
         stopping: stopping.clone(),
     };
     takedown.token(&stopping);
@@ -217,15 +255,18 @@ async fn boot(
     let feeder = takedown.task(task::spawn("tasks", feeder.run(FeederState::default())));
     let mut sources = vec![("tasks".to_owned(), feeder)];
     let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
-    let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| SourceContext {
-        origin: Origin { tenant, source: name.into(), kind: kind.into() },
-        control: control.clone(),
-        credits: Credits::new(in_flight),
-        acceptor: acceptor.clone(),
-        store: store.clone(),
-        routes: routes.clone(),
-        health: health.clone(),
-        stopping: stopping.clone(),
+    let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| {
+        let origin = Origin { tenant, source: name.into(), kind: kind.into() };
+        SourceContext {
+            credits: Credits::behind(pauses.gate(&origin), in_flight),
+            origin,
+            control: control.clone(),
+            acceptor: acceptor.clone(),
+            store: store.clone(),
+            routes: routes.clone(),
+            health: health.clone(),
+            stopping: stopping.clone(),
+        }
     };
     let mut to_start = Vec::new();
     for source in &config.sources {
@@ -253,7 +294,8 @@ async fn boot(
     drop((control, acceptor));
     let keep = keep_retention(store.clone(), retention(config), stopping.clone());
     let watch = watch_store(store.clone(), health.clone(), stopping.clone());
-    let keeper = takedown.task(task::spawn("store keeper", async { tokio::join!(keep, watch).0 }));
+    let heed = pauses.clone().keep(stopping.clone());
+    let keeper = takedown.task(task::spawn("store keeper", async { tokio::join!(keep, watch, heed).0 }));
     health.enter(Phase::Running);
 
     Ok(Running {
@@ -263,6 +305,7 @@ async fn boot(
         settler,
         letters,
         events,
+        pauses,
         commands,
         stopping,
         stop_listening,

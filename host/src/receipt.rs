@@ -42,7 +42,12 @@ pub enum Cause {
     Crash,
     /// The host stopped before the event was handled, or its store failed.
     Host,
+    /// An operator paused the handler.
+    Paused,
 }
+
+/// How long a sender is asked to wait for what is paused: nobody knows how long that will be.
+pub(crate) const RETRY_PAUSED: Duration = Duration::from_secs(10);
 
 /// The right, and the duty, to answer one delivery. Dropped unanswered it means [`Answer::Again`].
 #[must_use = "a dropped receipt means: deliver again"]

@@ -25,6 +25,7 @@ use crate::{
     host::Host,
     letters::{DeadLetters, HandledEvents},
     listener::{Routes, serve::Stop},
+    pause::Pauses,
     shutdown::ledger::Ledgers,
     store::Store,
 };
@@ -46,6 +47,7 @@ pub(crate) struct Running {
     pub(crate) settler: Arc<Settler>,
     pub(crate) letters: DeadLetters,
     pub(crate) events: HandledEvents,
+    pub(crate) pauses: Pauses,
     pub(crate) commands: Commands,
     pub(crate) stopping: CancellationToken,
     pub(crate) stop_listening: Stop,
@@ -233,6 +235,7 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
 
     running.stop_listening.graceful.cancel();
     running.stopping.cancel();
+    running.pauses.open_gates();
     phases.ended("sources stop taking");
 
     let commands = &running.commands;

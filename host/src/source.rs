@@ -235,6 +235,22 @@ impl SourceContext {
         self.store.start_number()
     }
 
+    /// Whether an operator has paused this source. It gets no credits then, so one that takes a credit for each event has nothing to look
+    /// at; one that is asked by others, or holds something open, may want to know.
+    pub fn is_paused(&self) -> bool {
+        self.credits.gate().closed().paused
+    }
+
+    /// Wait until the source is paused. Cancel safe.
+    pub async fn paused(&self) {
+        self.credits.gate().until(|closed| closed.paused).await;
+    }
+
+    /// Wait until the source is not paused. Cancel safe.
+    pub async fn resumed(&self) {
+        self.credits.gate().until(|closed| !closed.paused).await;
+    }
+
     /// The HTTP routes of the host's listener.
     pub fn routes(&self) -> &Routes {
         &self.routes
@@ -258,7 +274,7 @@ impl SourceContext {
     /// The source takes nothing now though it could, and why: its credits are used up, its backlog is full. `None`: it goes on. This is no
     /// problem of the source, and it stays ready; `koksmat status` shows it.
     pub fn held_back(&self, why: Option<&str>) {
-        self.health.source_held_back(&self.origin, why);
+        self.health.source_held_back(&self.origin.tenant, &self.origin.source, why);
     }
 
     /// Fill in what an event must have and its maker left out.

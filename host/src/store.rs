@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     ops::ControlFlow,
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc,
@@ -23,7 +24,7 @@ use crate::{event::Event, outcome::Response, tenant::Tenant};
 
 mod abandoned;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod holds;
 mod json;
 mod kept;
@@ -501,10 +502,45 @@ pub struct Depth {
     pub ready: u64,
     /// Waiting for their time: parked or delayed.
     pub later: u64,
+    /// Of those two, the ones that failed before.
+    pub failed: u64,
     /// Claimed.
     pub running: u64,
     /// When the oldest was accepted.
     pub oldest: Option<Millis>,
+}
+
+/// The hosts that share a store, and what one of them does at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Fleet {
+    /// The hosts that are believed to be alive.
+    pub hosts: Vec<Peer>,
+    /// The lanes that one of them is in.
+    pub lanes: Vec<HeldLane>,
+}
+
+/// A host that shares the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Peer {
+    /// New at every start.
+    pub id: String,
+    /// It is the one that was asked.
+    pub this: bool,
+    /// How long it is believed to be alive without saying so again, in milliseconds.
+    pub lease_ms: Millis,
+}
+
+/// A lane that a host is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldLane {
+    /// Its name.
+    pub lane: String,
+    /// The host.
+    pub host: String,
+    /// The fencing token.
+    pub epoch: i64,
+    /// For how long it may be in it without saying so again, in milliseconds.
+    pub lease_ms: Millis,
 }
 
 /// How long settled things are remembered.
@@ -626,6 +662,16 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// The hosts that share it; of a store that is one host's, nobody.
+    fn fleet(&self) -> StoreFuture<'_, Fleet> {
+        Box::pin(async { Ok(Fleet::default()) })
+    }
+
+    /// Whether the host before this one ended without a stop, as far as the store knows.
+    fn ended_badly(&self) -> bool {
+        false
+    }
+
     /// Whether other hosts write to it too: then what they wrote is looked for.
     fn shared(&self) -> bool {
         false
@@ -634,6 +680,14 @@ pub trait Store: Send + Sync + 'static {
     /// However quiet it is, the store is asked after this whether there are tasks.
     fn idle(&self) -> Duration {
         if self.shared() { Duration::from_secs(1) } else { Duration::from_secs(30) }
+    }
+
+    /// Copy all of it to a file, while it is used: what was committed when this began. It is on disk when this returns, or nothing of it
+    /// is. A file that is there is replaced only if that is wanted.
+    fn backup(&self, _to: PathBuf, _replace: bool) -> StoreFuture<'_, ()> {
+        Box::pin(async {
+            Err(StoreError::Other("this store is backed up by the means of its database, such as `pg_dump -n koksmat`".into()))
+        })
     }
 
     /// The number of this start of the host on this store: grows with every start. Makes fencing tokens that never repeat.

@@ -32,6 +32,8 @@ pub const LANE_WAITING: &str = "koksmat_lane_waiting";
 pub const TASKS: &str = "koksmat_tasks";
 /// Whether a source takes events, by tenant and source.
 pub const SOURCE_READY: &str = "koksmat_source_ready";
+/// Whether a source or handler is paused, by tenant, part (`source`, `handler`) and name.
+pub const PAUSED: &str = "koksmat_paused";
 /// Events on their way out, by tenant, sink and what became of them.
 pub const PUBLISHED: &str = "koksmat_sink_events_total";
 /// How often a source was started again, by tenant and source.

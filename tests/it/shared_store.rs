@@ -206,3 +206,35 @@ async fn a_store_that_goes_away_is_waited_for() {
     process.stops_well().await;
     database.drop().await;
 }
+
+/// What the server answers to whoever writes while its disk is full: another way to fill one takes rights that not everybody has.
+const FULL: &str = "CREATE FUNCTION koksmat.full() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
+    CREATE TRIGGER full_disk BEFORE INSERT ON koksmat.event EXECUTE FUNCTION koksmat.full();
+    CREATE TRIGGER full_disk BEFORE INSERT ON koksmat.source_state EXECUTE FUNCTION koksmat.full();";
+const ROOM: &str = "DROP TRIGGER full_disk ON koksmat.event; DROP TRIGGER full_disk ON koksmat.source_state; DROP FUNCTION koksmat.full();";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_disk_is_full_takes_nothing_and_loses_nothing() {
+    let database = Server::Postgres.database("store_full").await;
+    let inside = Inside::start(Duration::ZERO).await;
+    let folder = host(&database, &inside, "");
+    let process = Process::start(&folder).await;
+    publish(&process, &folder, &inside, "before").await;
+    let mut connection = database.connect().await;
+    connection.execute(FULL).await;
+    let bearer = format!("Bearer {}", folder.token());
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let body = json!({ "url": inside.url(), "id": "refused" }).to_string();
+    let refused = process.post("/queues/queue", &headers, body).await;
+    assert_eq!((refused.status, refused.json()["detail"].as_str()), (503, Some("the event could not be stored; send it again later")));
+    let report =
+        until("not to be ready", || async { Some(process.admin("/readyz").await).filter(|reply| reply.status == 503) }).await.json();
+    assert!(report["store"].as_str().unwrap().contains("the store's disk is full"), "{report}");
+    connection.execute(ROOM).await;
+    process.ready().await;
+    publish(&process, &folder, &inside, "after").await;
+    each_was_counted_once(&database, ["before", "after"].map(str::to_owned).into_iter()).await;
+    process.stops_well().await;
+    database.drop().await;
+}

@@ -12,10 +12,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::{Admin, events, json, letters, problem, store_error},
+    admin::{Admin, events, json, letters, operate, problem, store_error},
     health::Report,
     listener::bearer,
-    store::{DeadLetterQuery, Depth},
+    store::DeadLetterQuery,
 };
 
 /// How a request proves that it may.
@@ -36,6 +36,8 @@ pub(crate) struct StatusReport {
     pub(crate) waiting: usize,
     pub(crate) lanes: serde_json::Value,
     pub(crate) queues: serde_json::Value,
+    /// The hosts that share the store.
+    pub(crate) fleet: serde_json::Value,
     pub(crate) ledger: serde_json::Value,
     pub(crate) dead_letters: u64,
 }
@@ -45,10 +47,12 @@ pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
     let routes = Router::new()
         .route("/api/status", get(status))
         .route("/api/queues/{name}", post(publish))
+        .merge(operate::router())
         .merge(letters::router())
         .merge(events::router());
     match access {
-        Access::Socket => routes,
+        // Who reaches the socket could read the store anyway, and write where this host may.
+        Access::Socket => routes.route("/api/backup", post(operate::backup)),
         Access::Token => routes.route_layer(middleware::from_fn_with_state(admin, check_token)),
     }
 }
@@ -64,8 +68,9 @@ async fn check_token(State(admin): State<Admin>, request: Request, next: Next) -
 async fn status(State(admin): State<Admin>) -> Response {
     let report: Report = admin.health.report();
     let controller = admin.status().await.unwrap_or_default();
-    let depths: Vec<Depth> = match admin.store.depths().await {
-        Ok(depths) => depths,
+    let looked = async { Ok((operate::waiting(admin.pauses.records()).await?, admin.store.fleet().await?)) };
+    let (queues, fleet) = match looked.await {
+        Ok(looked) => looked,
         Err(error) => return store_error(&error),
     };
     let dead_letters = admin.letters.count(DeadLetterQuery::default()).await.unwrap_or_default();
@@ -78,7 +83,8 @@ async fn status(State(admin): State<Admin>) -> Response {
             running: controller.running,
             waiting: controller.waiting,
             lanes: value(&controller.lanes),
-            queues: value(&depths),
+            queues: value(&queues),
+            fleet: value(&fleet),
             ledger: value(&admin.ledgers.ledger()),
             dead_letters,
         },

@@ -13,6 +13,7 @@ use crate::{
     admin::{self, socket},
     config::{Config, StoreConfig},
     letters::DeadLetters,
+    pause::{Parts, Records},
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
     task,
 };
@@ -116,11 +117,12 @@ impl Client {
             return Ok(client);
         }
         let opened: Arc<dyn Store> = match store {
-            StoreConfig::Sqlite(path) if path.exists() => Arc::new(SqliteStore::open(path).map_err(ClientError::Store)?),
+            StoreConfig::Sqlite(path) if path.exists() => Arc::new(SqliteStore::visit(path).map_err(ClientError::Store)?),
             StoreConfig::Postgres { url, .. } => Arc::new(PostgresStore::open(url).await.map_err(ClientError::Store)?),
             _ => return Err(ClientError::NotRunning(client.socket)),
         };
-        client.offline = Some(admin::offline(DeadLetters::offline(config, opened)));
+        let records = Records { store: opened.clone(), parts: Arc::new(Parts::of(config)) };
+        client.offline = Some(admin::offline(DeadLetters::offline(config, opened), records));
         Ok(client)
     }
 

@@ -49,6 +49,12 @@ pub(crate) fn start(store: &StoreConfig, admin: Admin, stop: Stop) -> anyhow::Re
     Ok(Some(ControlSocket { file, task }))
 }
 
+/// Whether the last host with the folder of a shared store ended without taking its socket along. A store that is one host's knows by
+/// itself how that ended.
+pub(crate) fn is_left_behind(store: &StoreConfig) -> bool {
+    matches!(store, StoreConfig::Postgres { .. }) && path(store).is_some_and(|socket| socket.exists())
+}
+
 /// A socket's path has about a hundred bytes; a longer one is reached through a link in the system's temporary folder.
 fn bind(file: &Path) -> std::io::Result<UnixListener> {
     let _ = std::fs::remove_file(file);

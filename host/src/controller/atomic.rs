@@ -12,7 +12,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::controller::joint::CallInLine;
+use crate::{ambient::now, controller::joint::CallInLine, store::Millis};
 
 /// Whose calls exclude each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -30,6 +30,8 @@ pub struct LaneStatus {
     pub holder: Option<String>,
     /// The event it holds it for.
     pub event: Option<String>,
+    /// Since when.
+    pub since: Option<Millis>,
     /// For how long, in milliseconds.
     pub held_ms: Option<u64>,
     /// How many calls wait.
@@ -106,6 +108,7 @@ impl Lanes {
             scope: scope.clone(),
             holder: lane.held.as_ref().map(|held| held.handler.clone()),
             event: lane.held.as_ref().map(|held| held.event.clone()),
+            since: lane.held.as_ref().map(|held| now().saturating_sub(held.since.elapsed().as_millis().try_into().unwrap_or(Millis::MAX))),
             held_ms: lane.held.as_ref().map(|held| u64::try_from(held.since.elapsed().as_millis()).unwrap_or(u64::MAX)),
             waiting: lane.waiting.len(),
         };

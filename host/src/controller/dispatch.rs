@@ -1,6 +1,9 @@
 //! Who may run now. Owned by the controller's loop: no locks, no waiting; what cannot run yet stands in line.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +40,7 @@ pub(crate) struct Slot {
     place: Option<InOrder>,
     /// The call was not settled, and its event comes again.
     returned: bool,
+    alone: bool,
 }
 
 /// A call that was given a slot.
@@ -86,6 +90,11 @@ pub(crate) struct Dispatcher {
     lanes_running: usize,
     /// Running calls of handlers that have a bound of their own.
     running_of: HashMap<(Tenant, Arc<str>), usize>,
+    /// Calls of which any may have ended the host. While there are some nothing else is started, and each runs alone: should the host end
+    /// again it is known by which.
+    suspects: VecDeque<CallInLine>,
+    /// One of them runs.
+    alone: bool,
     orders: Orders,
     plain: FairQueue<Tenant, Line, CallInLine>,
     lanes: Lanes,
@@ -101,6 +110,8 @@ impl Dispatcher {
             plain_running: 0,
             lanes_running: 0,
             running_of: HashMap::new(),
+            suspects: VecDeque::new(),
+            alone: false,
             orders: Orders::default(),
             plain: FairQueue::new(),
             lanes: Lanes::new(start_number),
@@ -122,7 +133,9 @@ impl Dispatcher {
     }
 
     fn stand_in_line(&mut self, call: CallInLine) {
-        if self.concurrency == 1 {
+        if call.is_suspect() {
+            self.suspects.push_back(call);
+        } else if self.concurrency == 1 {
             // The lane shares the one slot.
             self.plain.push(call.tenant().clone(), Line::Only, call);
         } else if call.atomic() {
@@ -135,6 +148,9 @@ impl Dispatcher {
 
     /// The next call that may run, with its slot.
     pub(crate) fn next(&mut self) -> Option<Started> {
+        if self.alone || !self.suspects.is_empty() {
+            return self.next_suspect();
+        }
         if let Some((scope, call, token)) = self.lanes.next() {
             self.lanes_running += 1;
             return Some(self.start(call, Some(scope), Some(token)));
@@ -145,11 +161,28 @@ impl Dispatcher {
         let running_of = &self.running_of;
         let call = self.plain.pop(|call| {
             let Some(limit) = call.concurrency() else { return true };
-            running_of.get(&(call.tenant().clone(), call.handler_name().clone())).is_none_or(|running| *running < limit)
+            let may = running_of.get(&(call.tenant().clone(), call.handler_name().clone())).is_none_or(|running| *running < limit);
+            // What does not run holds up nobody for longer than it takes to say so.
+            may || call.is_paused()
         })?;
         self.plain_running += 1;
         let token = call.atomic().then(|| self.lanes.token());
         Some(self.start(call, None, token))
+    }
+
+    /// The next call that runs alone, when nothing runs any more.
+    fn next_suspect(&mut self) -> Option<Started> {
+        if self.running() > 0 {
+            return None;
+        }
+        let call = self.suspects.pop_front()?;
+        self.alone = true;
+        let token = call.atomic().then(|| self.lanes.token());
+        Some(self.start(call, None, token))
+    }
+
+    fn running(&self) -> usize {
+        self.plain_running + self.lanes_running + usize::from(self.alone)
     }
 
     /// Whether an event at or behind the place of this call's was started already: its source cannot acknowledge that one without this.
@@ -165,7 +198,8 @@ impl Dispatcher {
             }
         }
         let (order, place) = (call.order(), call.place().cloned());
-        let slot = Slot { tenant: call.tenant().clone(), handler: call.handler_name().clone(), lane, order, place, returned: true };
+        let (tenant, handler, alone) = (call.tenant().clone(), call.handler_name().clone(), self.alone);
+        let slot = Slot { tenant, handler, lane, order, place, alone, returned: true };
         if call.concurrency().is_some() {
             *self.running_of.entry((slot.tenant.clone(), slot.handler.clone())).or_default() += 1;
         }
@@ -193,6 +227,7 @@ impl Dispatcher {
             None => {}
         }
         match &slot.lane {
+            _ if slot.alone => self.alone = false,
             Some(scope) => {
                 self.lanes_running -= 1;
                 self.lanes.release(scope);
@@ -210,13 +245,15 @@ impl Dispatcher {
 
     /// Nothing runs and nothing waits.
     pub(crate) fn is_idle(&self) -> bool {
-        self.plain_running == 0 && self.lanes_running == 0 && self.plain.len() == 0 && self.lanes.waiting() == 0 && self.orders.len() == 0
+        let waiting = self.suspects.len() + self.plain.len() + self.lanes.waiting() + self.orders.len();
+        self.running() == 0 && waiting == 0
     }
 
     /// Everything that waits; of one order key in its order.
     pub(crate) fn take_waiting(&mut self) -> Vec<CallInLine> {
         let mut waiting = self.plain.take_all();
         waiting.extend(self.lanes.take_waiting());
+        waiting.extend(self.suspects.drain(..));
         let behind = self.orders.take_waiting();
         // Who stands in line has its order's turn and gives it up.
         waiting.iter().filter_map(CallInLine::order).for_each(|order| self.orders.forget(&order));
@@ -225,10 +262,6 @@ impl Dispatcher {
     }
 
     pub(crate) fn status(&self) -> Status {
-        Status {
-            running: self.plain_running + self.lanes_running,
-            waiting: self.plain.len() + self.orders.len(),
-            lanes: self.lanes.status(),
-        }
+        Status { running: self.running(), waiting: self.suspects.len() + self.plain.len() + self.orders.len(), lanes: self.lanes.status() }
     }
 }

@@ -12,6 +12,9 @@ use crate::{
 /// The source that events emitted by guests come from when they name no queue.
 pub const EMIT: &str = "emit";
 
+/// The most emitted events that may wait for their handlers and sinks; then whoever emits is tried again later.
+pub(crate) const EMITTED: u64 = 100_000;
+
 /// What serves.
 #[derive(Debug, Default)]
 pub struct Generation {

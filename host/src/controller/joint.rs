@@ -1,6 +1,7 @@
 //! What joins the calls of one event: its receipt is answered when the last of them is settled.
 
 use std::{
+    ops::ControlFlow,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -46,6 +47,8 @@ pub(crate) struct Joint {
     pub(crate) hops: u32,
     /// Someone waits for the answer: one attempt, nothing is parked.
     pub(crate) reply: bool,
+    /// It may have been in flight when the host ended without a stop: its calls become tasks first.
+    aside: bool,
     /// Where it stands, from a source that acknowledges in order.
     place: Option<InOrder>,
     left: AtomicUsize,
@@ -62,7 +65,7 @@ struct State {
 }
 
 impl Joint {
-    pub(crate) fn new(delivery: Delivery, calls: usize, settler: Arc<Settler>) -> Arc<Self> {
+    pub(crate) fn new(delivery: Delivery, calls: usize, aside: bool, settler: Arc<Settler>) -> Arc<Self> {
         let Delivery { event, origin, key, receipt, credit, intake } = delivery;
         let (reply, hops, task, place) = match intake {
             Intake::Direct { place } => (false, 0, None, place),
@@ -71,12 +74,34 @@ impl Joint {
         };
         let answer = Answer::Done { response: None };
         let state = State { receipt: Some(receipt), credit: Some(credit), tally: Tally::Done, answer };
-        Arc::new(Self { event, origin, key, task, hops, reply, place, left: AtomicUsize::new(calls), state: Mutex::new(state), settler })
+        Arc::new(Self {
+            event,
+            origin,
+            key,
+            task,
+            hops,
+            reply,
+            aside,
+            place,
+            left: AtomicUsize::new(calls),
+            state: Mutex::new(state),
+            settler,
+        })
     }
 
     /// One of its calls, to be put in line.
     pub(crate) fn call(self: Arc<Self>, routed: Routed) -> CallInLine {
-        CallInLine { routed, handler: Arc::from(""), joint: self, ended: false, started: false }.named()
+        let handler: Arc<str> = routed.handler.config.name.as_str().into();
+        let suspect = match &self.task {
+            Some(task) => task.suspect,
+            None => self.reply && self.settler.attempts.is_suspect(&self.id(&handler)),
+        };
+        CallInLine { routed, handler, joint: self, suspect, ended: false, started: false }
+    }
+
+    fn id(&self, handler: &Arc<str>) -> CallId {
+        let Origin { tenant, source, .. } = &self.origin;
+        CallId { tenant: tenant.clone(), source: source.clone(), key: self.key.clone(), handler: handler.clone() }
     }
 
     /// Answer before anything is settled: a mistake.
@@ -116,16 +141,13 @@ pub(crate) struct CallInLine {
     routed: Routed,
     handler: Arc<str>,
     joint: Arc<Joint>,
+    /// It was running when the host ended without a stop.
+    suspect: bool,
     started: bool,
     ended: bool,
 }
 
 impl CallInLine {
-    fn named(mut self) -> Self {
-        self.handler = self.routed.handler.config.name.as_str().into();
-        self
-    }
-
     pub(crate) fn tenant(&self) -> &Tenant {
         &self.joint.origin.tenant
     }
@@ -160,6 +182,16 @@ impl CallInLine {
         Some(OrderKey { tenant: self.tenant().clone(), source: self.source().clone(), handler: self.handler.clone(), key })
     }
 
+    /// It was running when the host ended without a stop: nothing runs beside it.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Its handler is paused: when its turn comes it does not run.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.joint.settler.pauses.holds_handler(self.tenant(), &self.handler)
+    }
+
     /// The handler's own bound of calls side by side.
     pub(crate) fn concurrency(&self) -> Option<usize> {
         self.routed.handler.config.concurrency
@@ -169,14 +201,28 @@ impl CallInLine {
     /// comes again by itself.
     pub(crate) async fn run(mut self, settler: Arc<Settler>, fencing_token: Option<u64>, cut: CancellationToken) -> bool {
         self.started = true;
-        let id = CallId {
-            tenant: self.joint.origin.tenant.clone(),
-            source: self.joint.origin.source.clone(),
-            key: self.joint.key.clone(),
-            handler: self.handler.clone(),
-        };
+        let id = self.joint.id(&self.handler);
         if self.joint.task.is_none() && settler.settled_before(&id, &self.routed.handler).await {
             return self.end(Settled { tally: Tally::Done, answer: Answer::Done { response: None } });
+        }
+        let attempt = self.joint.task.as_ref().map_or(0, |task| task.attempts) + 1;
+        let mut call = Call {
+            idempotency_key: idempotency_key(&id, &self.joint.event).into(),
+            id,
+            holder: Holder::new(),
+            event: self.joint.event.clone(),
+            attempt,
+            fencing_token,
+            fence: None,
+            hops: self.joint.hops,
+        };
+        if self.joint.aside || self.is_paused() {
+            // A task goes back to the store, where nobody claims it.
+            if self.joint.task.is_none() {
+                let settled = settler.set_aside(&self.joint, &self.routed, &call).await;
+                return self.end(settled);
+            }
+            return false;
         }
         // Where hosts share the lane, its epoch is the token: it grows whichever host is in it.
         let lane = if self.routed.atomic && settler.store.shared() {
@@ -188,19 +234,8 @@ impl CallInLine {
         } else {
             None
         };
-        let fence = lane.as_ref().map(Inside::fence);
-        let fencing_token = fence.as_ref().map_or(fencing_token, |fence| Some(fence.epoch.unsigned_abs()));
-        let attempt = self.joint.task.as_ref().map_or(0, |task| task.attempts) + 1;
-        let call = Call {
-            idempotency_key: idempotency_key(&id, &self.joint.event).into(),
-            id,
-            holder: Holder::new(),
-            event: self.joint.event.clone(),
-            attempt,
-            fencing_token,
-            fence,
-            hops: self.joint.hops,
-        };
+        call.fence = lane.as_ref().map(Inside::fence);
+        call.fencing_token = call.fence.as_ref().map_or(fencing_token, |fence| Some(fence.epoch.unsigned_abs()));
         let behind = match &self.routed.order {
             Some(order) => settler.behind(&self.joint, &call, order).await,
             None => None,
@@ -208,6 +243,10 @@ impl CallInLine {
         if let Some(settled) = behind {
             return self.end(settled);
         }
+        let attempt = match settler.begin(&self.joint, &self.routed, &call, self.suspect).await {
+            ControlFlow::Continue(attempt) => attempt,
+            ControlFlow::Break(settled) => return self.end(settled),
+        };
         let handler = self.routed.handler.clone();
         let mut lost = pin!(match &lane {
             Some(lane) => Either::Left(lane.lost()),
@@ -231,6 +270,9 @@ impl CallInLine {
             if let Some(settled) = settled {
                 if settled.tally != Tally::Returned && !self.joint.reply {
                     lane.into_iter().for_each(Inside::left);
+                }
+                if let Some(attempt) = attempt {
+                    settler.attempts.end(attempt).await;
                 }
                 return self.end(settled);
             }

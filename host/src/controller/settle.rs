@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,23 +13,28 @@ use crate::{
     config,
     controller::{
         accept::{self, Ring},
+        attempts::{self, Attempts},
         bell::{Bell, Group},
         joint::{Joint, keeps_response},
         router::Routed,
     },
     health::Health,
     outcome::{Failure, Outcome},
+    pause::Pauses,
     planted::{Mistake, is_planted},
     plugin::{Call, Finished, Handler, Recording},
-    receipt::{Answer, Cause},
+    receipt::{Answer, Cause, RETRY_PAUSED},
     shutdown::ledger::{Ledgers, Tally},
-    store::{Attempt, CallId, Claim, Commit, Committed, Effects, OrderKey, Read, Store, StoreError, Task, Verdict},
+    store::{Attempt, CallId, Claim, Commit, Committed, Effects, Millis, OrderKey, Read, Store, StoreError, Task, Verdict},
 };
 
 /// How long after the store failed an event comes again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How much too early a planted mistake answers.
 pub(crate) const MISTAKEN: Duration = Duration::from_millis(300);
+
+/// Why a call is a dead letter under which the host ended.
+const QUARANTINED: &str = "quarantined: the host ended three times while this call ran alone";
 
 /// What became of one call.
 #[derive(Debug, Clone)]
@@ -53,6 +59,8 @@ pub(crate) struct Settler {
     pub(crate) health: Health,
     pub(crate) bell: Bell,
     pub(crate) router: accept::Router,
+    pub(crate) pauses: Pauses,
+    pub(crate) attempts: Attempts,
     /// Claims whose calls never started or were cut: the feeder releases them, and goes on trying while the store fails.
     pub(crate) returned: Mutex<Vec<Claim>>,
     /// Order keys that tasks may wait under: a direct call of one of these asks the store whether it has to wait behind them. At most as
@@ -139,6 +147,67 @@ impl Settler {
         }
     }
 
+    /// Write down that a call is about to run, where that has to be known should the host end under it. `Break`: it does not run, because it
+    /// is quarantined or the store fails.
+    pub(crate) async fn begin(
+        &self,
+        joint: &Joint,
+        routed: &Routed,
+        call: &Call,
+        suspect: bool,
+    ) -> ControlFlow<Settled, Option<attempts::Attempt>> {
+        let begun = match &joint.task {
+            Some(task) if suspect => self.store.alone(task.claim).await.map(|may| may.map_continue(|()| None)),
+            None if joint.reply => self.attempts.begin(&call.id).await,
+            _ => return ControlFlow::Continue(None),
+        };
+        match begun {
+            Ok(ControlFlow::Continue(attempt)) => ControlFlow::Continue(attempt),
+            Ok(ControlFlow::Break(())) => ControlFlow::Break(self.quarantined(joint, routed, call).await),
+            Err(error) => ControlFlow::Break(self.store_failed(joint, call, &error).await),
+        }
+    }
+
+    /// The host ended three times while this call ran alone. A task is a dead letter by now.
+    async fn quarantined(&self, joint: &Joint, routed: &Routed, call: &Call) -> Settled {
+        tracing::error!(tenant = %call.id.tenant, source = &*call.id.source, handler = &*call.id.handler, event = call.event.id,
+            "the host ended again and again while this call ran alone: quarantined as a dead letter");
+        if joint.task.is_none() {
+            let verdict = Verdict::Dead { reason: QUARANTINED.into(), failed: None, plugin: routed.handler.digest(), recording: None };
+            if let Err(error) = self.commit(joint, call, verdict).await {
+                return self.store_failed(joint, call, &error).await;
+            }
+            self.attempts.quarantined(&call.id).await;
+        }
+        Settled { tally: Tally::Dead, answer: Answer::Dead { reason: QUARANTINED.into() } }
+    }
+
+    /// A direct call that waits in the store from now on, which is no attempt: its handler is paused, or it has to be known there before it
+    /// runs. Its source goes on.
+    pub(crate) async fn set_aside(&self, joint: &Joint, routed: &Routed, call: &Call) -> Settled {
+        if joint.reply {
+            return Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(RETRY_PAUSED), cause: Cause::Paused } };
+        }
+        let verdict = self.park(joint, routed, call, now(), None);
+        match self.commit(joint, call, verdict).await {
+            Ok(Committed::Yes) => {
+                self.bell.ring(group_of(&call.id));
+                Settled { tally: Tally::Parked, answer: Answer::Done { response: None } }
+            }
+            // It came before, and waits there already or is settled.
+            Ok(_) => Settled { tally: Tally::Done, answer: Answer::Done { response: None } },
+            Err(error) => self.store_failed(joint, call, &error).await,
+        }
+    }
+
+    fn park(&self, joint: &Joint, routed: &Routed, call: &Call, due: Millis, failed: Option<Attempt>) -> Verdict {
+        if let (None, Some(order)) = (&joint.task, &routed.order) {
+            // Before the commit: the next call of the key looks as soon as this one has settled.
+            self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(OrderKey::of(&call.id, order));
+        }
+        Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }
+    }
+
     /// A call that did not work out: parked, dead, or told to who waits. Its effects are discarded.
     async fn fail(&self, joint: &Joint, routed: &Routed, call: &Call, failed: Failed) -> Settled {
         let Failed { outcome, failure, plugin, recording } = failed;
@@ -170,11 +239,7 @@ impl Settler {
             tracing::warn!(%tenant, handler, event, attempt, reason, ?wait, "the call failed and waits for its next attempt");
             let due = now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
             let answer = Answer::Done { response: None };
-            if let (None, Some(order)) = (&joint.task, &routed.order) {
-                // Before the commit: the next call of the key looks as soon as this one has settled.
-                self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(OrderKey::of(&call.id, order));
-            }
-            (Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }, Settled { tally: Tally::Parked, answer })
+            (self.park(joint, routed, call, due, failed), Settled { tally: Tally::Parked, answer })
         };
         let (verdict, settled) = if is_planted(Mistake::CommitPastFailure) {
             let answer = Answer::Done { response: None };

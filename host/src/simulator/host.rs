@@ -7,6 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -16,13 +17,16 @@ use crate::{
     controller::{
         Commands, Controller,
         accept::{DurableIntake, Router},
+        attempts::Attempts,
         bell::Bell,
         generation::{EMIT, Generation, Policy},
+        probation::{self, Probation},
         settle::Settler,
     },
     health::{Health, Phase},
     letters::{DeadLetters, HandledEvents},
     listener::{Routes, serve::Stop},
+    pause::{Parts, Pauses, Records},
     shutdown::{Running, Takedown, ledger::Ledgers},
     simulator::{
         guests,
@@ -39,6 +43,15 @@ use crate::{
     task,
     tenant::Tenant,
 };
+
+/// Try until it works.
+async fn again<T, E, F: Future<Output = Result<T, E>>>(tries: impl Fn() -> F) -> T {
+    loop {
+        if let Ok(done) = tries().await {
+            return done;
+        }
+    }
+}
 
 /// What waits outside the host.
 pub(super) struct Outdoors {
@@ -88,22 +101,29 @@ impl Start {
         let handlers = guests::handlers(world, &store, &alive);
         let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies, Vec::new())));
         let router = Router { generation: generation.clone(), keep: false };
+        let in_flight = usize::try_from(world.draw(1..9)).unwrap_or(1);
         // A boot that fails is tried again.
-        let orders = loop {
-            if let Ok(orders) = store.orders().await {
-                break orders;
-            }
-        };
+        let orders = again(|| store.orders()).await;
+        let sources = [("broker", in_flight), ("posts", in_flight), ("table", in_flight)];
+        let ended_badly = store.ended_badly();
+        let inside = sources.iter().map(|(_, in_flight)| *in_flight as u64).sum();
+        let attempts = again(|| Attempts::load(store.clone(), ended_badly, inside, Duration::from_secs(3_600))).await;
+        let parts = sources.iter().fold(Parts::of(&Config::default()), |parts, (name, _)| parts.own(name));
+        let records = Records { store: store.clone(), parts: Arc::new(parts) };
+        let pauses = again(|| Pauses::load(records.clone(), health.clone())).await;
+        let probation = if ended_badly { Probation::of(&Config::default(), sources.into_iter()) } else { Probation::none() };
+        let concurrency = usize::try_from(world.draw(1..9)).unwrap_or(1);
         let settler = Arc::new(Settler {
             store: store.clone(),
             ledgers: ledgers.clone(),
             health: health.clone(),
             bell: bell.clone(),
             router: router.clone(),
+            pauses: pauses.clone(),
+            attempts,
             returned: Default::default(),
             parked: Mutex::new(orders.into_iter().collect()),
         });
-        let in_flight = usize::try_from(world.draw(1..9)).unwrap_or(1);
         let credits = in_flight * 40;
         let (control, receiver) = control_channel(credits);
         let (commands, asked) = Commands::new();
@@ -114,7 +134,8 @@ impl Start {
             generation: generation.clone(),
             settler: settler.clone(),
             ledgers: ledgers.clone(),
-            concurrency: usize::try_from(world.draw(1..9)).unwrap_or(1),
+            probation,
+            concurrency,
             credits,
             start_number: store.start_number(),
             cut: cut.clone(),
@@ -130,7 +151,9 @@ impl Start {
             control: control.clone(),
             settler: settler.clone(),
             bell: bell.clone(),
+            pauses: pauses.clone(),
             in_flight,
+            careful: ended_badly.then(|| (Instant::now() + probation::SOON, concurrency)),
             stopping: stopping.clone(),
         };
         let mut sources = vec![("tasks".to_owned(), takedown.task(task::spawn("tasks", feeder.run(FeederState::default()))))];
@@ -157,6 +180,7 @@ impl Start {
             ledgers,
             store: store.clone(),
             settler,
+            pauses,
             letters: DeadLetters::serving(&Config::default(), store.clone(), generation.clone(), bell.clone()),
             events: HandledEvents::new(store.clone(), generation, bell),
             commands,

@@ -247,6 +247,8 @@ struct Poller<M: Mode> {
     renewal: Instant,
     /// The last poll found as much as it could take, or did not look everywhere: there is probably more.
     more: bool,
+    /// An operator has paused the source: without credits nothing is asked for, and answers are carried out.
+    held: bool,
     backoff: Backoff,
     /// Failures in a row.
     failures: u32,
@@ -270,6 +272,7 @@ impl<M: Mode> Poller<M> {
             passed_by: false,
             renewal: now,
             more: false,
+            held: false,
             backoff: Backoff::new(every.clamp(Duration::from_millis(50), Duration::from_secs(1)), MAX_WAIT),
             failures: 0,
         }
@@ -288,6 +291,8 @@ impl<M: Mode> Poller<M> {
                 () = at(self.settle_due.unwrap_or(self.due)), if self.settle_due.is_some() => self.carry_out().await,
                 () = renewal(self.renewal, &self.mode), if self.holds() => self.renew().await,
                 () = bell.notified() => self.wake(),
+                () = self.ctx.paused(), if !self.held => self.held = true,
+                () = self.ctx.resumed(), if self.held => (self.held, self.due) = (false, self.due.min(Instant::now())),
                 () = at(self.due) => self.poll().await,
             }
         }

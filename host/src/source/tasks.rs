@@ -18,8 +18,8 @@ use crate::{
         bell::{Bell, Group, sooner},
         settle::Settler,
     },
+    pause::Pauses,
     receipt::Receipt,
-    shutdown::ledger::Tally,
     sink::is_sink,
     store::{Millis, Store, StoreError, Task, Want},
 };
@@ -35,14 +35,19 @@ pub(crate) struct TaskFeeder {
     pub(crate) control: ControlSender,
     pub(crate) settler: Arc<Settler>,
     pub(crate) bell: Bell,
+    pub(crate) pauses: Pauses,
     /// Credits of each group.
     pub(crate) in_flight: usize,
+    /// After an end nobody asked for, until then: no more are claimed than these, which can run at once, but one of each group. Should the host
+    /// end again all that is claimed is suspect.
+    pub(crate) careful: Option<(Instant, usize)>,
     pub(crate) stopping: CancellationToken,
 }
 
 impl TaskFeeder {
     /// Feed until told to stop.
     pub(crate) async fn run(self, mut state: FeederState) {
+        let mut paused = self.pauses.changes();
         loop {
             let wait = match self.feed(&mut state).await {
                 Ok(wait) => wait,
@@ -56,6 +61,8 @@ impl TaskFeeder {
                 biased;
                 () = self.stopping.cancelled() => return,
                 () = self.bell.rung() => {}
+                // What was held may go on.
+                Ok(()) = paused.changed() => state.due = true,
                 () = tokio::time::sleep(wait) => state.due = true,
             }
         }
@@ -77,14 +84,17 @@ impl TaskFeeder {
             state.due = false;
         }
         loop {
-            self.run_suspects(state).await?;
+            self.run_suspects(state).await;
             let rings = self.bell.take();
             state.dirty.extend(rings.groups);
             state.next_due = sooner(state.next_due, rings.due);
             let mut credits = HashMap::<Group, Vec<Credit>>::new();
             let mut wants = Vec::new();
             for group in std::mem::take(&mut state.dirty) {
-                let held = state.credits_of(&group, self.in_flight);
+                if self.pauses.holds_tasks(&group) {
+                    continue;
+                }
+                let held = state.credits_of(&group, self.in_flight, self.at_most());
                 // A group without a credit rings again when one of its calls is settled.
                 if held.is_empty() {
                     continue;
@@ -102,7 +112,7 @@ impl TaskFeeder {
             }
             let probation = tasks.iter().any(|task| task.suspect);
             for task in tasks {
-                let group = Group { tenant: task.tenant.clone(), source: task.source.clone(), handler: task.handler.clone() };
+                let group = group_of(&task);
                 let credit = credits.get_mut(&group).and_then(Vec::pop);
                 // It may have more: claimed until a claim comes back short.
                 state.dirty.insert(group);
@@ -121,32 +131,25 @@ impl TaskFeeder {
         Ok(state.next_due.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(idle))
     }
 
-    /// Suspects run one at a time, each counted before its call. Beside them there are only calls of sources that wait for their answer.
-    async fn run_suspects(&self, state: &mut FeederState) -> Result<(), StoreError> {
+    /// The most tasks to have claimed, if that is bounded.
+    fn at_most(&self) -> Option<usize> {
+        self.careful.filter(|(until, _)| Instant::now() < *until).map(|(_, claimed)| claimed)
+    }
+
+    /// Suspects go in one at a time, so that none is claimed beside another: the controller runs each alone.
+    async fn run_suspects(&self, state: &mut FeederState) {
         while let Some((task, credit)) = state.suspects.pop_front() {
-            let may_run = match self.store.alone(task.claim).await {
-                Ok(may_run) => may_run,
-                Err(error) => {
-                    state.suspects.push_front((task, credit));
-                    return Err(error);
-                }
-            };
-            if may_run.is_break() {
-                tracing::error!(tenant = %task.tenant, source = &*task.source, handler = &*task.handler, event = task.event.id,
-                    "the host ended again and again while this call ran alone: quarantined as a dead letter");
-                let origin = Origin { tenant: task.tenant, source: task.source, kind: task.kind };
-                self.settler.ledgers.received(&origin);
-                self.settler.ledgers.ended(&origin, Tally::Dead);
+            if self.pauses.holds_tasks(&group_of(&task)) {
+                self.settler.give_back(task.claim);
                 continue;
             }
             let ended = self.deliver(task, credit).await;
             tokio::select! {
                 biased;
                 _ = ended.answer() => {}
-                () = self.stopping.cancelled() => return Ok(()),
+                () = self.stopping.cancelled() => return,
             }
         }
-        Ok(())
     }
 
     async fn deliver(&self, task: Task, credit: Credit) -> crate::receipt::Pending {
@@ -161,6 +164,10 @@ impl TaskFeeder {
     async fn claimable(&self) -> Result<impl Iterator<Item = Group> + use<>, StoreError> {
         Ok(self.store.claimable().await?.into_iter().filter(|group| !is_sink(&group.handler)))
     }
+}
+
+fn group_of(task: &Task) -> Group {
+    Group { tenant: task.tenant.clone(), source: task.source.clone(), handler: task.handler.clone() }
 }
 
 /// What the feeder remembers between rounds.
@@ -179,8 +186,11 @@ pub(crate) struct FeederState {
 }
 
 impl FeederState {
-    fn credits_of(&mut self, group: &Group, limit: usize) -> Vec<Credit> {
+    fn credits_of(&mut self, group: &Group, limit: usize, at_most: Option<usize>) -> Vec<Credit> {
+        let all: usize = self.credits.values().map(|credits| limit - credits.free()).sum();
         let credits = self.credits.entry(group.clone()).or_insert_with(|| Credits::new(limit));
-        std::iter::from_fn(|| credits.try_acquire()).take(CLAIM).collect()
+        let one = usize::from(credits.free() == limit);
+        let room = at_most.map_or(CLAIM, |at_most| at_most.saturating_sub(all).max(one));
+        std::iter::from_fn(|| credits.try_acquire()).take(room.min(CLAIM)).collect()
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AcceptRequest, Acceptor, Source, SourceContext, SourceError};
 use crate::{
-    channel::{ControlReceiver, Credits, Delivery, Origin, control_channel},
+    channel::{Closed, ControlReceiver, Credits, Delivery, Gate, Origin, control_channel},
     event::Event,
     health::Health,
     listener::Routes,
@@ -27,6 +27,8 @@ use crate::{
 pub(crate) struct TestHost {
     pub(crate) context: SourceContext,
     control: ControlReceiver,
+    /// What closes the gate before its credits.
+    pub(crate) gate: watch::Sender<Closed>,
     running: JoinHandle<Result<(), SourceError>>,
 }
 
@@ -53,10 +55,11 @@ impl TestHost {
         let (sender, control) = control_channel(credits);
         let health = Health::default();
         health.expect(&origin);
+        let (gate, open) = Gate::new();
         let context = SourceContext {
             origin,
             control: sender,
-            credits: Credits::new(credits),
+            credits: Credits::behind(open, credits),
             acceptor: store.clone(),
             store: store.clone(),
             routes: Routes::default(),
@@ -65,7 +68,7 @@ impl TestHost {
         };
         let ctx = context.clone();
         let running = crate::task::spawn("source under test", async move { source.run(ctx).await });
-        Self { context, control, running }
+        Self { context, control, gate, running }
     }
 
     /// The next delivery.

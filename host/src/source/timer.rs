@@ -16,7 +16,7 @@ use self::clock::{Clock, SystemClock};
 pub(crate) use self::schedule::Schedule;
 use super::{AcceptRequest, Source, SourceContext, SourceError, backoff::Backoff};
 use crate::{
-    config::{Missed, Overlap, TimerConfig},
+    config::{Missed, Overlap, TIMER_BACKLOG as BACKLOG, TimerConfig},
     event::Event,
     store::{Accepted, StoreError},
 };
@@ -36,8 +36,6 @@ const JUMP: SignedDuration = SignedDuration::from_secs(60);
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_millis(250);
 /// The most missed firings that are made up for; of more, the latest.
 const MOST_MISSED: usize = 1000;
-/// The most firings that may be unsettled; the next one waits until there is room.
-const BACKLOG: u64 = 10_000;
 
 /// A source that fires when a clock says so.
 pub struct TimerSource {
@@ -114,6 +112,12 @@ impl Timer<'_> {
         let mut last = self.keep_trying(&mut backoff, || self.begin()).await;
         let mut seen = self.clock.now();
         loop {
+            if self.ctx.is_paused() {
+                self.ctx.resumed().await;
+                // What came due meanwhile was missed.
+                seen = self.clock.now();
+                last = self.pass_missed(last, seen);
+            }
             let now = self.clock.now();
             last = self.after_jump(last, seen, now);
             seen = now;

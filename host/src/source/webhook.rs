@@ -21,6 +21,7 @@ use super::{
 use crate::{
     config::{Reply, Scheme, WebhookConfig},
     listener::problem::Problem,
+    receipt::RETRY_PAUSED,
 };
 
 mod identity;
@@ -81,6 +82,13 @@ struct Receiver {
 impl Endpoint for Receiver {
     fn max_body(&self) -> usize {
         self.config.max_body
+    }
+
+    fn admit(&self, _: &Parts) -> Result<(), Problem> {
+        match self.ctx.is_paused() {
+            true => Err(Problem::unavailable("the source is paused; send it again later", RETRY_PAUSED)),
+            false => Ok(()),
+        }
     }
 
     async fn handle(&self, head: Parts, body: Bytes) -> Result<Response, Problem> {

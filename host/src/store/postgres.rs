@@ -27,8 +27,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, KeptEvent, KeptQuery,
-    Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Fleet, Group, Holder, KeptEvent,
+    KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     lane_of,
@@ -357,6 +357,10 @@ impl Store for PostgresStore {
 
     fn leave_lane(&self, fence: Fence) -> StoreFuture<'_, ()> {
         Box::pin(self.writer.run(lane::Leave(fence)))
+    }
+
+    fn fleet(&self) -> StoreFuture<'_, Fleet> {
+        Box::pin(async move { lease::fleet(&mut *self.reader().await?, &self.host).await })
     }
 
     fn shared(&self) -> bool {

@@ -3,7 +3,12 @@
 //! One thread writes, in groups that share a commit (`writer.rs`); a few connections read beside it (`readers.rs`). A lock of the
 //! operating system makes the file one process's (`file.rs`), so whatever was running when it is opened runs no more (`schema.rs`).
 
-use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -13,6 +18,7 @@ use self::{
     clock::Clock,
     expire::Old,
     readers::Readers,
+    schema::{Start, Who},
     writer::{Survive, Writer},
 };
 use super::{
@@ -22,9 +28,12 @@ use super::{
     holds::Holds,
     letters::Steps,
 };
+pub use backup::Restored;
+
 use crate::tenant::Tenant;
 
 mod accept;
+mod backup;
 mod clock;
 mod dead_letter;
 mod expire;
@@ -54,7 +63,7 @@ pub struct SqliteStore {
     holds: Holds,
     clock: Arc<Clock>,
     abandoned: Arc<Abandoned>,
-    start_number: u64,
+    start: Start,
     _folder: Option<TempDir>,
 }
 
@@ -65,7 +74,32 @@ impl SqliteStore {
     /// [`StoreError::InUse`] when a host, also of this process, has it open; [`StoreError::Newer`] when a newer version made it;
     /// [`StoreError::Full`] when there is no room; [`StoreError::Other`] when the file is no store or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let opened = file::prepare(path).and_then(|path| Self::start(&path, None));
+        Self::open_as(path, Who::Host)
+    }
+
+    /// Open a store that no host runs on, to look at it and to change something: it is no start of a host, and what was running when the last
+    /// one ended stays for the next one to see. As a host it holds the store until it is dropped.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn visit(path: &Path) -> Result<Self, StoreError> {
+        Self::open_as(path, Who::Visitor)
+    }
+
+    /// Put a copy that [`Store::backup`] made in the place of the store at `path`, on which no host runs. What was there is kept beside it.
+    /// Blocks on the disk.
+    ///
+    /// What was settled since the copy was made and comes again is handled again; see "Looking after it" in the README.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when a host runs on it, [`StoreError::Newer`] when a newer version made the copy, [`StoreError::Other`] when the
+    /// copy is damaged or no store. Then nothing has changed.
+    pub fn restore(path: &Path, from: &Path) -> Result<Restored, StoreError> {
+        backup::restore(path, from)
+    }
+
+    fn open_as(path: &Path, who: Who) -> Result<Self, StoreError> {
+        let opened = file::prepare(path).and_then(|path| Self::start(&path, None, who));
         opened.map_err(|error| match error {
             StoreError::Other(why) => StoreError::Other(format!(
                 "cannot open the store {}: {why}; does `store` in [host] name the right file, and may this user read and write it?",
@@ -84,25 +118,17 @@ impl SqliteStore {
         let failed = |error| StoreError::Other(format!("cannot make a folder for a store in memory: {error}"));
         let folder = tempfile::Builder::new().prefix("koksmat-").tempdir().map_err(failed)?;
         let path = file::prepare(&folder.path().join("memory.db"))?;
-        Self::start(&path, Some(folder))
+        Self::start(&path, Some(folder), Who::Host)
     }
 
-    fn start(path: &Path, folder: Option<TempDir>) -> Result<Self, StoreError> {
+    fn start(path: &Path, folder: Option<TempDir>, who: Who) -> Result<Self, StoreError> {
         let durable = folder.is_none();
         let lock = file::Lock::take(path)?;
-        let (connection, start_number) = schema::open(path, durable)?;
+        let (connection, start) = schema::open(path, durable, who)?;
         let readers = Readers::open(path)?;
-        let writer =
-            Writer::start(connection, lock, durable).map_err(|error| StoreError::Other(format!("cannot start its thread: {error}")))?;
-        Ok(Self {
-            readers,
-            writer,
-            holds: Holds::default(),
-            clock: Arc::default(),
-            abandoned: Arc::default(),
-            start_number,
-            _folder: folder,
-        })
+        let writer = Writer::start(connection, lock, durable, who)
+            .map_err(|error| StoreError::Other(format!("cannot start its thread: {error}")))?;
+        Ok(Self { readers, writer, holds: Holds::default(), clock: Arc::default(), abandoned: Arc::default(), start, _folder: folder })
     }
 }
 
@@ -303,8 +329,16 @@ impl Store for SqliteStore {
         })
     }
 
+    fn backup(&self, to: PathBuf, replace: bool) -> StoreFuture<'_, ()> {
+        Box::pin(self.readers.run_long(move |c| backup::write(c, &to, replace)))
+    }
+
+    fn ended_badly(&self) -> bool {
+        self.start.after_a_bad_end
+    }
+
     fn start_number(&self) -> u64 {
-        self.start_number
+        self.start.number
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -123,11 +123,14 @@ async fn a_message_that_was_never_begun_is_not_counted_with_the_one_that_was() {
     assert_eq!(queue.broker.count(&queue.dead).await, 0);
     inside.keep_for(Duration::ZERO);
     let host = Process::start(&folder).await;
-    until_handled(&folder, 50).await;
+    // The host ended three times while each of these was the one that it had begun, alone.
+    let quarantined = || usize::try_from(folder.count("select count(*) from dead_letter where reason like 'quarantined%'")).unwrap();
+    until("the rest to be handled", || async { (handled(&folder) + quarantined() == 50).then_some(()) }).await;
     host.stops_well().await;
-    assert_eq!((handled(&folder), repeated(&folder)), (50, 0));
+    assert_eq!((handled(&folder) + quarantined(), repeated(&folder)), (50, 0));
+    assert!((1..=4).contains(&quarantined()), "{} of twelve ends", quarantined());
     let mut begun = BTreeMap::<String, usize>::new();
     inside.entered().into_iter().for_each(|id| *begun.entry(id).or_default() += 1);
-    assert_eq!(begun.len(), 50);
+    assert_eq!(begun.len(), handled(&folder));
     queue.gone().await;
 }

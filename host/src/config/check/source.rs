@@ -14,8 +14,7 @@ use crate::config::{
 
 pub(super) const KINDS: [&str; 6] = ["kafka", "rabbitmq", "embedded", "poller", "webhook", "timer"];
 
-/// The most unsettled tasks a source may have unless it says otherwise.
-pub(super) const BACKLOG: u64 = 100_000;
+pub(super) use crate::config::BACKLOG;
 
 /// The sources of a file.
 pub(super) struct Sources<'a> {

@@ -82,8 +82,24 @@ struct Consuming {
     pace: Pace,
     /// In hand and not inside the host yet: what there is no credit for.
     waiting: VecDeque<Message>,
-    /// The store has to have them in the order of the queue.
-    in_order: bool,
+    /// Whether only one consumer at a time gets messages, if anybody said.
+    single_active: Option<bool>,
+    /// An operator has paused the source: there is no consumer, and what was delivered is back in the queue.
+    held: bool,
+}
+
+impl Consuming {
+    /// The store has to have messages in the order of the queue.
+    fn in_order(&self) -> bool {
+        self.single_active == Some(true)
+    }
+
+    /// Have messages brought. A connection begins with few.
+    async fn begin(&mut self, limit: usize) -> Result<(), String> {
+        let limit = u16::try_from(limit).unwrap_or(u16::MAX).max(1);
+        self.pace = Pace::new(limit, self.single_active);
+        self.session.consume(1).await.map_err(|error| error.to_string())
+    }
 }
 
 /// Why a connection is not used any more.
@@ -130,17 +146,19 @@ impl Consumer<'_> {
     }
 
     async fn open(&mut self) -> Result<Consuming, String> {
-        let (mut session, known) = Session::open(self.config, self.ctx.origin()).await.map_err(|error| error.to_string())?;
+        let (session, known) = Session::open(self.config, self.ctx.origin()).await.map_err(|error| error.to_string())?;
         if known.unsafe_perhaps && !std::mem::replace(&mut self.said_unsafe, true) {
             let origin = self.ctx.origin();
             tracing::warn!(tenant = %origin.tenant, source = %origin.source, queue = self.config.queue,
                 "it is not known whether the queue has a dead-letter exchange; a quorum queue without one throws away what was delivered too often. \
                  With `management` the source can ask");
         }
-        let limit = u16::try_from(self.ctx.credits().limit()).unwrap_or(u16::MAX).max(1);
-        let pace = Pace::new(limit, known.single_active_consumer);
-        session.consume(1).await.map_err(|error| error.to_string())?;
-        Ok(Consuming { session, pace, waiting: VecDeque::new(), in_order: known.single_active_consumer == Some(true) })
+        let (single_active, held) = (known.single_active_consumer, self.ctx.is_paused());
+        let mut consuming = Consuming { session, pace: Pace::new(1, single_active), waiting: VecDeque::new(), single_active, held };
+        if !held {
+            consuming.begin(self.ctx.credits().limit()).await?;
+        }
+        Ok(consuming)
     }
 
     async fn consume(&mut self, consuming: &mut Consuming) -> End {
@@ -149,7 +167,7 @@ impl Consumer<'_> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut held_back = false;
         loop {
-            let takes = !consuming.waiting.is_empty() && self.intake.takes(consuming.in_order);
+            let takes = !consuming.waiting.is_empty() && self.intake.takes(consuming.in_order());
             let done = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return End::Stopping,
@@ -163,9 +181,18 @@ impl Consumer<'_> {
                     }
                     Ok(())
                 }
+                () = self.ctx.paused(), if !consuming.held => {
+                    consuming.held = true;
+                    self.hand_back(consuming).await;
+                    Ok(())
+                }
+                () = self.ctx.resumed(), if consuming.held => {
+                    consuming.held = false;
+                    consuming.begin(credits.limit()).await
+                }
                 item = consuming.session.next() => self.item(consuming, item).await,
                 _ = look.tick() => {
-                    let used_up = credits.free() == 0;
+                    let used_up = credits.used_up();
                     if used_up != held_back {
                         held_back = used_up;
                         self.ctx.held_back(used_up.then_some(NO_CREDIT));
@@ -197,7 +224,8 @@ impl Consumer<'_> {
 
     /// Something is settled: acknowledge it, and have more brought.
     async fn settle(&mut self, consuming: &mut Consuming, settled: Settled) -> Result<(), String> {
-        let step = settled.done.then(|| consuming.pace.handled(settled.times_returned)).flatten();
+        let goes_on = settled.done && !consuming.held;
+        let step = goes_on.then(|| consuming.pace.handled(settled.times_returned)).flatten();
         if let Some(Step::Replace(_)) = step {
             // Before the acknowledgement, with which the broker would deliver the next one to the consumer that goes.
             consuming.session.cancel().await.map_err(|error| error.to_string())?;
@@ -218,14 +246,19 @@ impl Consumer<'_> {
         consuming.session.consume(prefetch).await.map_err(|error| error.to_string())
     }
 
-    /// Take nothing more, hand back what is not inside, and carry out the answers that are owed.
-    async fn stop(mut self, consuming: Consuming) {
-        let Consuming { mut session, waiting, .. } = consuming;
+    /// Take nothing more, and hand back what is not inside.
+    async fn hand_back(&mut self, Consuming { session, waiting, .. }: &mut Consuming) {
         let rest = session.rest().await;
-        for acker in waiting.into_iter().map(|message| message.acker).chain(rest.into_iter().map(|delivery| delivery.acker)) {
+        for acker in waiting.drain(..).map(|message| message.acker).chain(rest.into_iter().map(|delivery| delivery.acker)) {
             self.intake.hand_back(acker);
         }
         self.intake.all_acknowledged().await;
+    }
+
+    /// Take nothing more, hand back what is not inside, and carry out the answers that are owed.
+    async fn stop(mut self, mut consuming: Consuming) {
+        self.hand_back(&mut consuming).await;
+        let session = consuming.session;
         while let Some(settled) = self.intake.settled().await {
             self.intake.answer(&settled);
             self.intake.all_acknowledged().await;

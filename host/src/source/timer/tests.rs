@@ -103,6 +103,32 @@ async fn missed_firings_are_skipped_or_made_up_for_once_or_all() {
     assert_eq!(fired_after_a_pause(Missed::All).await, ["10:01", "10:02", "10:03", "10:04", "10:05", "10:06"]);
 }
 
+/// What fires when a timer is paused after 10:01 and goes on at 10:05:30, and then it is 10:06.
+async fn fired_after_it_was_held(missed: Missed) -> Vec<String> {
+    let (clock, store) = (ManualClock::at("2026-05-01T10:00:30Z"), Arc::new(FakeStore::default()));
+    let host = start(every_minute(missed), &clock, &store);
+    begun(&store).await;
+    it_is(&clock, "10:01:00").await;
+    store.until_accepted(1).await;
+    host.gate.send_modify(|closed| closed.paused = true);
+    it_is(&clock, "10:02:00").await;
+    it_is(&clock, "10:05:30").await;
+    assert_eq!(store.accepted().len(), 1, "nothing fires while it is paused");
+    host.gate.send_modify(|closed| closed.paused = false);
+    tokio::task::yield_now().await;
+    it_is(&clock, "10:06:00").await;
+    until_last(&store, "2026-05-01T10:06:00Z").await;
+    host.stop().await;
+    store.accepted().into_iter().map(|(key, _)| key[11..16].to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_comes_due_while_the_timer_is_paused_was_missed() {
+    assert_eq!(fired_after_it_was_held(Missed::Skip).await, ["10:01", "10:06"]);
+    assert_eq!(fired_after_it_was_held(Missed::Once).await, ["10:01", "10:05", "10:06"]);
+    assert_eq!(fired_after_it_was_held(Missed::All).await, ["10:01", "10:02", "10:03", "10:04", "10:05", "10:06"]);
+}
+
 #[tokio::test]
 async fn another_schedule_has_missed_nothing() {
     let (clock, store) = (ManualClock::at("2026-05-01T10:00:30Z"), Arc::new(FakeStore::default()));

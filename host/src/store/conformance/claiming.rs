@@ -106,5 +106,11 @@ pub(crate) async fn depths_tell_ready_later_and_running(store: Arc<dyn Store>) {
     let depths = store.depths().await.unwrap();
     let counts: Vec<_> = depths.iter().map(|depth| (depth.source.as_str(), depth.ready, depth.later, depth.running)).collect();
     assert_eq!(counts, [("orders", 2, 1, 1), ("returns", 1, 0, 0)]);
-    assert!(depths.iter().all(|depth| depth.handler == "invoice" && depth.tenant == tenant() && depth.oldest.is_some()));
+    assert!(
+        depths.iter().all(|depth| depth.failed == 0 && depth.handler == "invoice" && depth.tenant == tenant() && depth.oldest.is_some())
+    );
+    let fifth = store.claim(vec![Want { source: "returns".into(), ..want("invoice", 9) }]).await.unwrap().remove(0);
+    store.commit(settling(&fifth, park(LATER))).await.unwrap();
+    let returns = store.depths().await.unwrap().remove(1);
+    assert_eq!((returns.ready, returns.later, returns.failed, returns.running), (0, 1, 1, 0));
 }

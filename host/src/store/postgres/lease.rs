@@ -16,7 +16,7 @@ use super::{
     connect::Connect,
     writer::{Operation, Tx},
 };
-use crate::store::{StoreError, stop::Stop};
+use crate::store::{Fleet, HeldLane, Millis, Peer, StoreError, stop::Stop};
 
 /// How long a host is believed to be alive.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
@@ -30,6 +30,19 @@ pub(super) async fn renew(connection: &mut PgConnection, host: &str) -> sqlx::Re
          ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until"
     );
     sqlx::query(AssertSqlSafe(alive)).bind(host).bind(millis(LEASE)).execute(connection).await.map(drop)
+}
+
+/// The hosts that are believed to be alive, and the lanes they are in.
+pub(super) async fn fleet(connection: &mut PgConnection, this: &str) -> Result<Fleet, StoreError> {
+    let hosts = format!("SELECT id, lease_until - {NOW} FROM host WHERE lease_until > {NOW} ORDER BY id");
+    let hosts: Vec<(String, Millis)> = sqlx::query_as(AssertSqlSafe(hosts)).fetch_all(&mut *connection).await?;
+    let lanes =
+        format!("SELECT name, host, epoch, lease_until - {NOW} FROM lane WHERE host IS NOT NULL AND lease_until > {NOW} ORDER BY name");
+    let lanes: Vec<(String, String, i64, Millis)> = sqlx::query_as(AssertSqlSafe(lanes)).fetch_all(&mut *connection).await?;
+    Ok(Fleet {
+        hosts: hosts.into_iter().map(|(id, lease_ms)| Peer { this: id == this, id, lease_ms }).collect(),
+        lanes: lanes.into_iter().map(|(lane, host, epoch, lease_ms)| HeldLane { lane, host, epoch, lease_ms }).collect(),
+    })
 }
 
 /// Take over what hosts were running that are not alive any more. How many tasks.

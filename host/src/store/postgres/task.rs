@@ -210,7 +210,7 @@ pub(super) async fn claimable(connection: &mut PgConnection, now: Millis) -> Res
 pub(super) async fn depths(connection: &mut PgConnection, now: Millis) -> Result<Vec<Depth>, StoreError> {
     let rows = sqlx::query(
         "SELECT tenant, source, handler, count(*) FILTER (WHERE state <> 1 AND due <= $1), count(*) FILTER (WHERE state <> 1 AND due > $1),
-            count(*) FILTER (WHERE state = 1), min(accepted_at)
+            count(*) FILTER (WHERE state <> 1 AND attempts > 0), count(*) FILTER (WHERE state = 1), min(accepted_at)
          FROM task GROUP BY tenant, source, handler ORDER BY tenant, source, handler",
     )
     .bind(now)
@@ -224,8 +224,9 @@ pub(super) async fn depths(connection: &mut PgConnection, now: Millis) -> Result
             handler: row.try_get(2)?,
             ready: count(3)?,
             later: count(4)?,
-            running: count(5)?,
-            oldest: row.try_get(6)?,
+            failed: count(5)?,
+            running: count(6)?,
+            oldest: row.try_get(7)?,
         })
     };
     rows.iter().map(depth).collect()

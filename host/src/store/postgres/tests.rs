@@ -41,9 +41,19 @@ impl Schema {
     }
 
     async fn execute(&self, statement: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut self.connect().await).await.unwrap();
+    }
+
+    async fn connect(&self) -> PgConnection {
         let mut connection = PgConnection::connect(url().expose()).await.unwrap();
-        let statement = format!("SET search_path = \"{}\"; {statement}", self.0);
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        let here = format!("SET search_path = \"{}\"", self.0);
+        sqlx::raw_sql(AssertSqlSafe(here)).execute(&mut connection).await.unwrap();
+        connection
+    }
+
+    /// What the others do when they notice that a host is gone.
+    async fn take_over(&self) {
+        super::lease::take_over(&mut self.connect().await).await.unwrap();
     }
 }
 
@@ -213,6 +223,35 @@ async fn what_a_dead_host_was_running_is_taken_over_and_its_claims_are_void() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_under_which_three_hosts_end_while_it_runs_alone_is_quarantined() {
+    let schema = Schema::new();
+    let mut host = schema.host().await;
+    for id in ["1", "2"] {
+        conformance::accept(&host, conformance::order(id)).await;
+    }
+    assert_eq!(conformance::ids(&conformance::claim(&host).await), ["1", "2"]);
+    let next_after_the_end_of = async |host: PostgresStore| {
+        host.ended.cancel();
+        schema.execute("UPDATE host SET lease_until = 0").await;
+        let next = schema.host().await;
+        schema.take_over().await;
+        next
+    };
+    for _ in 0..3 {
+        host = next_after_the_end_of(host).await;
+        let tasks = conformance::claim(&host).await;
+        assert!(tasks.len() == 2 && tasks.iter().all(|task| task.suspect), "both are suspect, one runs");
+        assert!(host.alone(tasks[0].claim).await.unwrap().is_continue());
+    }
+    host = next_after_the_end_of(host).await;
+    let tasks = conformance::claim(&host).await;
+    assert!(host.alone(tasks[1].claim).await.unwrap().is_continue(), "it was never running alone");
+    assert!(host.alone(tasks[0].claim).await.unwrap().is_break());
+    let letters = host.dead_letters(conformance::all_letters()).await.unwrap();
+    assert_eq!((letters.len(), letters[0].event.id.as_str()), (1, "1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_closes_gives_back_what_it_held_at_once() {
     let schema = Schema::new();
     let (a, b) = (schema.host().await, schema.host().await);
@@ -222,6 +261,21 @@ async fn a_host_that_closes_gives_back_what_it_held_at_once() {
     a.close().await.unwrap();
     let task = conformance::claim_one(&b).await;
     assert!(!task.suspect, "it was a stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_that_are_alive_and_their_lanes_are_known() {
+    let schema = Schema::new();
+    let (a, b) = (schema.host().await, schema.host().await);
+    let fence = b.enter_lane("atomic/global".into()).await.unwrap().unwrap();
+    let fleet = a.fleet().await.unwrap();
+    let mut hosts: Vec<_> = fleet.hosts.iter().map(|host| (host.id.as_str(), host.this)).collect();
+    hosts.sort_by_key(|(_, this)| !this);
+    assert_eq!(hosts, [(&*a.host, true), (&*b.host, false)]);
+    let lane = &fleet.lanes[..];
+    assert!(matches!(lane, [held] if held.lane == "atomic/global" && held.host == *b.host && held.epoch == fence.epoch), "{lane:?}");
+    b.close().await.unwrap();
+    assert_eq!(a.fleet().await.unwrap().hosts.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,8 +19,25 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 /// Statements a connection keeps prepared: all there are.
 const STATEMENTS: usize = 128;
 
-/// A connection that writes, to a store of the newest schema that has begun a new start. And the number of that start.
-pub(super) fn open(path: &Path, durable: bool) -> Result<(Connection, u64), StoreError> {
+/// Who opens a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// A host: whatever ran when the last one ended is ready again.
+    Host,
+    /// Somebody who looks and changes something while no host runs: how the last host ended is for the next one to see.
+    Visitor,
+}
+
+/// A start of a host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    pub(super) number: u64,
+    /// The host before ended without a stop.
+    pub(super) after_a_bad_end: bool,
+}
+
+/// A connection that writes, to a store of the newest schema, and the start that begins with it if a host opens it.
+pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, Start), StoreError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         let found = rusqlite::version();
         return Err(StoreError::Other(format!("the SQLite linked in is {found}; it must be 3.51.3 or newer, build with the bundled one")));
@@ -40,9 +57,12 @@ pub(super) fn open(path: &Path, durable: bool) -> Result<(Connection, u64), Stor
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     migrate(&transaction, version)?;
-    let start_number = begin(&transaction)?;
+    let start = match who {
+        Who::Host => begin(&transaction)?,
+        Who::Visitor => Start { number: start_number(&transaction)?, after_a_bad_end: !is_clean(&transaction)? },
+    };
     transaction.commit()?;
-    Ok((connection, start_number))
+    Ok((connection, start))
 }
 
 /// The newest schema in an empty database.
@@ -55,13 +75,13 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A new start on a store that is open already. Its number.
+/// A new start on a store that is open already.
 #[cfg(test)]
-pub(super) fn begin_start(connection: &mut Connection) -> Result<u64, StoreError> {
+pub(super) fn begin_start(connection: &mut Connection) -> Result<Start, StoreError> {
     let transaction = connection.transaction()?;
-    let number = begin(&transaction)?;
+    let start = begin(&transaction)?;
     transaction.commit()?;
-    Ok(number)
+    Ok(start)
 }
 
 /// A connection that reads.
@@ -91,6 +111,31 @@ fn check(path: &Path, connection: &Connection, version: i64) -> Result<(), Store
     Ok(())
 }
 
+/// Whether a file is a store of a version that this build understands, and undamaged. Its version.
+pub(super) fn whole(path: &Path, connection: &Connection) -> Result<i64, StoreError> {
+    let none = |why: &str| StoreError::Other(format!("{} is no store of koksmat: {why}", path.display()));
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| none(&error.to_string()))?;
+    check(path, connection, version).map_err(|error| match error {
+        StoreError::Other(_) => none("it is a database of something else"),
+        other => other,
+    })?;
+    if version <= 0 {
+        return Err(none("it is empty"));
+    }
+    let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Err(StoreError::Other(format!("{} is damaged: {found}", path.display())));
+    }
+    Ok(version)
+}
+
+/// From now on hosts are counted from there.
+pub(super) fn set_start_number(connection: &Connection, number: u64) -> Result<(), StoreError> {
+    let number = i64::try_from(number).unwrap_or(i64::MAX);
+    connection.execute("UPDATE meta SET value = ?1 WHERE name = 'start_number'", [number])?;
+    Ok(())
+}
+
 fn migrate(transaction: &Transaction<'_>, version: i64) -> Result<(), StoreError> {
     for (migration, from) in MIGRATIONS.iter().zip(0i64..).filter(|(_, from)| *from >= version) {
         transaction.execute_batch(migration)?;
@@ -111,11 +156,23 @@ fn recover(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Begin a new start. Its number.
-fn begin(transaction: &Transaction<'_>) -> Result<u64, StoreError> {
+/// The last end was a stop.
+fn is_clean(connection: &Connection) -> Result<bool, StoreError> {
+    Ok(connection.query_row("SELECT value FROM meta WHERE name = 'clean'", [], |row| row.get(0))?)
+}
+
+/// How often a host was started.
+pub(super) fn start_number(connection: &Connection) -> Result<u64, StoreError> {
+    let number: i64 = connection.query_row("SELECT value FROM meta WHERE name = 'start_number'", [], |row| row.get(0))?;
+    Ok(number.unsigned_abs())
+}
+
+/// Begin a new start.
+fn begin(transaction: &Transaction<'_>) -> Result<Start, StoreError> {
+    let after_a_bad_end = !is_clean(transaction)?;
     recover(transaction)?;
     transaction.execute("UPDATE meta SET value = 0 WHERE name = 'clean'", [])?;
     let number: i64 =
         transaction.query_row("UPDATE meta SET value = value + 1 WHERE name = 'start_number' RETURNING value", [], |row| row.get(0))?;
-    Ok(number.unsigned_abs())
+    Ok(Start { number: number.unsigned_abs(), after_a_bad_end })
 }

@@ -71,14 +71,15 @@ pub(crate) struct SimulatedStore {
     clock: Arc<Clock>,
     abandoned: Arc<Abandoned>,
     start_number: u64,
+    after_a_bad_end: bool,
     closed: AtomicBool,
 }
 
 impl SimulatedStore {
     /// Begin a start of the host on this disk, as if its file was opened.
     pub(crate) fn open(disk: Arc<Disk>, weather: Arc<dyn Weather>) -> Result<Self, StoreError> {
-        let start_number = schema::begin_start(&mut disk.lock())?;
-        Ok(Self::new(None, disk, weather, start_number))
+        let start = schema::begin_start(&mut disk.lock())?;
+        Ok(Self { after_a_bad_end: start.after_a_bad_end, ..Self::new(None, disk, weather, start.number) })
     }
 
     fn new(host: Option<Arc<str>>, disk: Arc<Disk>, weather: Arc<dyn Weather>, start_number: u64) -> Self {
@@ -90,6 +91,7 @@ impl SimulatedStore {
             clock: Arc::default(),
             abandoned: Arc::default(),
             start_number,
+            after_a_bad_end: false,
             closed: AtomicBool::new(false),
         }
     }
@@ -324,6 +326,10 @@ impl Store for SimulatedStore {
 
     fn leave_lane(&self, fence: Fence) -> StoreFuture<'_, ()> {
         Box::pin(self.write(move |c| Ok(shared::leave(c, &fence)?)))
+    }
+
+    fn ended_badly(&self) -> bool {
+        self.after_a_bad_end
     }
 
     fn shared(&self) -> bool {

@@ -128,7 +128,8 @@ pub(super) fn orders(connection: &Connection) -> Result<Vec<OrderKey>, StoreErro
 /// What the queues hold.
 pub(super) fn depths(connection: &Connection, now: Millis) -> Result<Vec<Depth>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT tenant, source, handler, sum(state <> 1 AND due <= ?1), sum(state <> 1 AND due > ?1), sum(state = 1), min(accepted_at)
+        "SELECT tenant, source, handler, sum(state <> 1 AND due <= ?1), sum(state <> 1 AND due > ?1), sum(state <> 1 AND attempts > 0), sum(state = 1),
+            min(accepted_at)
          FROM task GROUP BY tenant, source, handler ORDER BY tenant, source, handler",
     )?;
     let depths = statement.query_map([now], |row| {
@@ -139,8 +140,9 @@ pub(super) fn depths(connection: &Connection, now: Millis) -> Result<Vec<Depth>,
             handler: row.get(2)?,
             ready: count(3)?,
             later: count(4)?,
-            running: count(5)?,
-            oldest: row.get(6)?,
+            failed: count(5)?,
+            running: count(6)?,
+            oldest: row.get(7)?,
         })
     })?;
     Ok(depths.collect::<Result<_, _>>()?)

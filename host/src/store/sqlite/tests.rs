@@ -356,6 +356,17 @@ async fn close_finishes_what_was_handed_over_and_lets_go() {
     assert!(!task.suspect);
 }
 
+#[tokio::test]
+async fn what_takes_long_to_read_does_not_hold_up_the_end() {
+    let (_folder, path) = place();
+    let store = open(&path);
+    let for_ever = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    let reading = store.readers.run_long(|c| Ok(c.query_row(for_ever, [], |row| row.get::<_, i64>(0))?));
+    let (read, closed) = tokio::join!(reading, store.close());
+    assert!(read.is_err());
+    closed.unwrap();
+}
+
 fn want() -> Want {
     Want { tenant: tenant(), source: "orders".into(), handler: "invoice".into(), limit: 9 }
 }

@@ -18,7 +18,10 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{file::Lock, schema};
+use super::{
+    file::Lock,
+    schema::{self, Who},
+};
 use crate::{
     store::{StoreError, stop::Stop},
     task::panic_text,
@@ -52,13 +55,14 @@ pub(super) enum Survive {
 
 impl Writer {
     /// Start the thread on its connection. It holds the process lock until the connection is closed.
-    pub(super) fn start(connection: Connection, lock: Lock, durable: bool) -> io::Result<Self> {
+    pub(super) fn start(connection: Connection, lock: Lock, durable: bool, who: Who) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let abandoned = Arc::<AtomicBool>::default();
         let worker = Worker {
             connection,
             lock,
             durable,
+            who,
             survives: None,
             waiting,
             abandoned: abandoned.clone(),
@@ -243,6 +247,7 @@ struct Worker {
     lock: Lock,
     /// Not for a store that is gone with the process.
     durable: bool,
+    who: Who,
     /// What commits survive as the connection is set now.
     survives: Option<Survive>,
     waiting: mpsc::Receiver<Message>,
@@ -325,7 +330,9 @@ impl Worker {
 
     fn finish(&mut self) -> Result<(), StoreError> {
         self.set(Survive::PowerLoss)?;
-        schema::mark_clean(&self.connection)?;
+        if self.who == Who::Host {
+            schema::mark_clean(&self.connection)?;
+        }
         // Best effort: what stays in the log is read from there by the next to open.
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         Ok(())

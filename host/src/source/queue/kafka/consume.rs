@@ -96,6 +96,8 @@ struct Consumption<'a> {
     stalled: Option<Instant>,
     /// All partitions are paused, and why.
     paused: Option<String>,
+    /// An operator has paused the source: the member stays in its group, and its partitions stay paused.
+    held: bool,
     commits: Commits,
     look_due: Instant,
     probe: Probe,
@@ -123,6 +125,7 @@ impl<'a> Consumption<'a> {
             starving: None,
             stalled: None,
             paused: None,
+            held: false,
             commits,
             look_due: now,
             probe,
@@ -143,6 +146,8 @@ impl<'a> Consumption<'a> {
                 biased;
                 () = stopping.cancelled() => {}
                 Some(happening) = self.happened.recv() => self.happen(happening)?,
+                () = self.ctx.paused(), if !self.held => self.hold(),
+                () = self.ctx.resumed(), if self.held => self.let_on(),
                 // Though this task may have had its share for now: what is answered and not seen would not be counted as unconfirmed.
                 () = unconstrained(self.in_flight.wait()), if !self.in_flight.is_empty() => self.answers(),
                 Some(answered) = self.dying.next(), if !self.dying.is_empty() => self.answered(answered),
@@ -261,7 +266,7 @@ impl<'a> Consumption<'a> {
 
     /// Whether what waits in the store for this source is within its bound.
     async fn look(&mut self) {
-        let held = !self.again.is_empty() || self.line.held().is_some() || self.starving.is_some() || self.unconfirmed();
+        let held = self.held || !self.again.is_empty() || self.line.held().is_some() || self.starving.is_some() || self.unconfirmed();
         if !held && (self.paused.is_some() || self.config.intake == Intake::Direct) {
             match self.ctx.unsettled().await {
                 Ok(unsettled) if unsettled >= self.config.backlog => {
@@ -425,10 +430,25 @@ impl<'a> Consumption<'a> {
     }
 
     fn resume(&mut self) {
+        if self.held {
+            return;
+        }
         if self.paused.take().is_some() {
             let _ = self.consumer.resume(&list(&self.partitions.open()));
             self.show();
         }
+    }
+
+    /// An operator pauses the source. What is inside the host goes on.
+    fn hold(&mut self) {
+        self.held = true;
+        self.pause("the source is paused".to_owned());
+    }
+
+    /// It goes on: when nothing else holds it, with the next look.
+    fn let_on(&mut self) {
+        self.held = false;
+        self.look_due = Instant::now();
     }
 
     /// Why nothing is taken, where people look.
