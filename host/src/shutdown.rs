@@ -33,7 +33,7 @@ use crate::{
 /// What sources and commits may still take once every call has ended,
 const RESERVE: Duration = Duration::from_secs(5);
 /// and no longer than this past the drain deadline: with what is left to do then the host has ended a second after it.
-const OVERTIME: Duration = Duration::from_millis(800);
+const OVERTIME: Duration = Duration::from_millis(500);
 /// How long a cut call may take to be gone: its fiber is dropped at its next wait, or at the next tick while it computes.
 const CUT: Duration = Duration::from_secs(2);
 /// What only has to be told that it is over.

@@ -16,8 +16,9 @@ async fn stop_under_load(traffic: &Traffic, most: Duration, random: &mut StdRng,
     let sending = traffic.send_to(&host);
     tokio::time::sleep(random.random_range(Duration::ZERO..most)).await;
     before();
+    host.signal("TERM").await;
     let began = Instant::now();
-    let ended = host.stop().await;
+    let ended = host.ended().await;
     let took = began.elapsed();
     sending.stop().await;
     assert_balanced(&ended.ledger());
