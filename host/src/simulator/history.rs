@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How many events each source has.
-const EVENTS: u64 = 12;
+const EVENTS: u64 = 9;
 /// Partitions of the broker's topic.
 const PARTITIONS: u64 = 2;
 /// Keys of its messages.
@@ -52,9 +52,10 @@ async fn happen(world: &Arc<World>, outdoors: &Outdoors) -> Result<(), String> {
             }
             choice => {
                 let hurry = (choice == 2).then(|| Duration::from_millis(world.draw(0..500)));
+                let deadline = hurry.unwrap_or(start.deadline).min(start.deadline);
                 let stopped = start.stop(hurry).await;
                 world.note(format_args!("stopped: {}", stopped.line()));
-                verdict::of_stop(&stopped)?;
+                verdict::of_stop(&stopped, deadline)?;
             }
         }
         outdoors.posts.forgotten();
@@ -96,7 +97,8 @@ async fn happen_to_two(world: &Arc<World>, outdoors: &Outdoors) -> Result<(), St
             tokio::time::sleep(Duration::from_millis(1)).await;
         } else {
             ends.moves().await;
-            verdict::of_stop(&ends.stop(None).await)?;
+            let deadline = ends.deadline;
+            verdict::of_stop(&ends.stop(None).await, deadline)?;
         }
         outdoors.posts.forgotten();
         outdoors.table.forgotten();
@@ -122,12 +124,13 @@ async fn end(world: &Arc<World>, outdoors: &Outdoors, hosts: Vec<Start>) -> Resu
     let waits = if in_time.is_err() { Some(verdict::what_waits(outdoors, &store).await) } else { None };
     let found = verdict::Found::look(&store).await?;
     for host in hosts {
+        let deadline = host.deadline;
         let stopped = host.stop(None).await;
         world.note(format_args!("stopped: {}", stopped.line()));
         if let Some(waits) = &waits {
             return Err(format!("not handled within {patience:?} of calm: {waits}"));
         }
-        verdict::of_stop(&stopped)?;
+        verdict::of_stop(&stopped, deadline)?;
         if stopped.exit_code() != 0 {
             return Err(format!("a stop with nothing to do ends with {}", stopped.exit_code()));
         }

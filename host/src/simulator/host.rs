@@ -65,6 +65,8 @@ pub(super) struct Start {
     host: Host,
     alive: Alive,
     place: Arc<Place>,
+    /// Of its stop.
+    pub(super) deadline: Duration,
     pub(super) store: Arc<dyn Store>,
 }
 
@@ -175,6 +177,7 @@ impl Start {
         }
         health.enter(Phase::Running);
         let until = |token: CancellationToken| task::spawn("listener", async move { token.cancelled().await });
+        let deadline = Duration::from_millis(world.draw(1..10_000));
         let running = Running {
             health,
             ledgers,
@@ -201,10 +204,10 @@ impl Start {
             routes: Routes::default(),
             listen_address: ([127, 0, 0, 1], 0).into(),
             admin_address: ([127, 0, 0, 1], 0).into(),
-            drain_deadline: Some(Duration::from_millis(world.draw(1..10_000))),
+            drain_deadline: Some(deadline),
             drain_delay: Duration::ZERO,
         };
-        Ok(Self { host: Host { running }, alive, place, store })
+        Ok(Self { host: Host { running }, alive, place, deadline, store })
     }
 
     /// The host stands still, and goes on.

@@ -16,12 +16,12 @@ use crate::{
     tenant::Tenant,
 };
 
-/// A stop accounts for everything, and no source ignores it.
-pub(super) fn of_stop(stopped: &Stopped) -> Result<(), String> {
+/// A stop accounts for everything, and cuts no source before its deadline.
+pub(super) fn of_stop(stopped: &Stopped, deadline: Duration) -> Result<(), String> {
     if !stopped.ledger.balanced {
         return Err(format!("the ledger does not balance: {}", stopped.line()));
     }
-    if !stopped.aborted.is_empty() {
+    if !stopped.aborted.is_empty() && stopped.took < deadline {
         return Err(format!("a stop aborted {:?}", stopped.aborted));
     }
     Ok(())
