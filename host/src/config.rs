@@ -434,6 +434,13 @@ pub enum PluginRef {
     },
 }
 
+impl HandlerConfig {
+    /// The values of `config` that came from the environment.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.from_environment.iter().filter_map(|key| self.config.get(key)).map(String::as_str)
+    }
+}
+
 impl PluginRef {
     /// What a path names: a file by its extension, or the folder of a Rust crate.
     ///

@@ -125,6 +125,9 @@ impl DeadLetters {
     /// # Errors
     /// When the store fails.
     pub async fn replay(&self, query: DeadLetterQuery) -> Result<Replayed, StoreError> {
+        // Those that are there now: what is handled again may come back behind them as another letter.
+        let there = self.store.count_dead_letters(query.clone()).await?;
+        let query = DeadLetterQuery { limit: query.limit.min(usize::try_from(there).unwrap_or(usize::MAX)), ..query };
         let serving = self.serving_now();
         // Asked about inside the store's transactions: whoever is rung before they are over finds nothing.
         let (rings, left) = (Arc::new(Mutex::new(HashSet::new())), Arc::new(Mutex::new(HashSet::new())));

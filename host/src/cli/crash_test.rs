@@ -17,6 +17,7 @@ mod verdict;
 use std::{path::PathBuf, time::Duration};
 
 use jiff::{Span, SpanRelativeTo};
+use koksmat::shutdown::signals::Signals;
 use rand::{SeedableRng, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,16 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl CrashTest {
     pub(crate) async fn run(self) -> Result<u8, Failure> {
+        let mut signals = Signals::arm().map_err(|error| Failure::start(format!("cannot arm the signals: {error}")))?;
+        tokio::select! {
+            biased;
+            // What was begun is dropped: the host is killed, the changed configuration is gone.
+            signal = signals.next() => Err(Failure::start(format!("{signal}: ended before there was a verdict"))),
+            ended = self.carry_out() => ended,
+        }
+    }
+
+    async fn carry_out(self) -> Result<u8, Failure> {
         let seed = self.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
         let data = match self.data.strip_prefix('@') {
             Some(file) => std::fs::read(file).map_err(|error| Failure::usage(format!("cannot read {file}: {error}")))?,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use koksmat::control::{Client, Request};
+use koksmat::control::{Client, ClientError, Request};
 use serde_json::Value;
 
 use super::{Failure, say, target, trial};
@@ -224,7 +224,16 @@ async fn dry_run(which: &Which) -> Result<u8, Failure> {
         none = false;
         let id = letter["id"].to_string();
         let request = Request::post("/api/dead-letters/dry-run").query([("id", id.clone())]);
-        let answer = client.send(request).await.map_err(target::failed)?;
+        let answer = match client.send(request).await {
+            Ok(answer) => answer,
+            // That one cannot be tried is no reason to try no other.
+            Err(ClientError::Refused { detail, .. }) => {
+                code = 1;
+                say(format_args!("{id}  {detail}"));
+                return Ok(());
+            }
+            Err(error) => return Err(target::failed(error)),
+        };
         let trials = answer["trials"].as_array().map(Vec::as_slice).unwrap_or_default();
         code = code.max(trial::code(trials));
         if which.json {

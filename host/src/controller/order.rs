@@ -12,23 +12,19 @@ use std::{
 
 use crate::{channel::InOrder, controller::joint::CallInLine, store::OrderKey};
 
-/// Of how many keys returned events are waited for at most: far more than sources have in flight. Those of assignments that have ended never
-/// come again, and are forgotten when there are so many.
-const AWAITED: usize = 100_000;
+/// In how many lines returned events are waited for at most: far more than a host is assigned. In lines that have ended none comes again, and
+/// they are forgotten when there are so many.
+const LINES: usize = 10_000;
 
-/// Events of a key that went back, from a source that sends in order: where they stand in a line.
-#[derive(Debug)]
-struct Awaited {
-    line: Arc<str>,
-    places: BTreeSet<i64>,
-}
+/// Events of one line that went back and have not come again, by the key whose order they keep: where they stand.
+type Awaited = HashMap<OrderKey, BTreeSet<i64>>;
 
 /// The calls that wait for one before them, by their key. A key is here while a call of it is in line or runs.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
     behind: HashMap<OrderKey, VecDeque<CallInLine>>,
     /// What went back and has not come again.
-    awaited: HashMap<OrderKey, Awaited>,
+    awaited: HashMap<Arc<str>, Awaited>,
     waiting: usize,
 }
 
@@ -70,43 +66,40 @@ impl Orders {
         // Dropped, they are returned.
         let places = place.into_iter().chain(behind.iter().filter_map(|call| call.place().cloned()));
         for InOrder { line, at } in places {
-            if self.awaited.len() >= AWAITED {
+            if self.awaited.len() >= LINES {
                 self.awaited.clear();
             }
-            let fresh = || Awaited { line: line.clone(), places: BTreeSet::new() };
-            let awaited = self.awaited.entry(key.clone()).or_insert_with(fresh);
-            if awaited.line != line {
-                *awaited = fresh();
-            }
-            awaited.places.insert(at);
+            self.awaited.entry(line).or_default().entry(key.clone()).or_default().insert(at);
         }
     }
 
     /// Whether an event before this one went back and has not come again: then this one goes back too. Else it is waited for no more.
     fn is_too_early(&mut self, key: &OrderKey, call: &CallInLine) -> bool {
-        let Some(place) = call.place() else { return false };
-        let Some(awaited) = self.awaited.get_mut(key).filter(|awaited| awaited.line == place.line) else { return false };
-        if awaited.places.first().is_some_and(|first| *first < place.at) {
-            awaited.places.insert(place.at);
+        let Some(InOrder { line, at }) = call.place() else { return false };
+        let Some(awaited) = self.awaited.get_mut(line) else { return false };
+        let Some(places) = awaited.get_mut(key) else { return false };
+        if places.first().is_some_and(|first| first < at) {
+            places.insert(*at);
             return true;
         }
-        awaited.places.remove(&place.at);
-        if awaited.places.is_empty() {
-            self.awaited.remove(key);
+        places.remove(at);
+        if places.is_empty() {
+            awaited.remove(key);
+        }
+        if awaited.is_empty() {
+            self.awaited.remove(line);
         }
         false
     }
 
     /// An event has come, and only these handlers want it: no other's calls of it are waited for, though they wanted it before.
     pub(crate) fn has_come(&mut self, place: &InOrder, wanted_by: impl Fn(&str) -> bool) {
-        if self.awaited.is_empty() {
-            return;
-        }
-        self.awaited.retain(|key, awaited| {
-            if awaited.line == place.line && !wanted_by(&key.handler) {
-                awaited.places.remove(&place.at);
+        let Some(awaited) = self.awaited.get_mut(&place.line) else { return };
+        awaited.retain(|key, places| {
+            if !wanted_by(&key.handler) {
+                places.remove(&place.at);
             }
-            !awaited.places.is_empty()
+            !places.is_empty()
         });
     }
 

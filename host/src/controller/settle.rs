@@ -92,7 +92,7 @@ impl Settler {
                     // Nothing to write: a pure pipeline never waits for the store.
                     return Some(done);
                 }
-                if is_planted(Mistake::AckBeforeCommit) {
+                if is_planted(Mistake::AckBeforeCommit) && joint.task.is_none() {
                     joint.answer_too_early();
                     tokio::time::sleep(MISTAKEN).await;
                 }
@@ -231,7 +231,7 @@ impl Settler {
             let why = if rejected { reason.clone() } else { format!("failed {attempt} times; last: {reason}") };
             tracing::warn!(%tenant, handler, event, attempt, reason = why, "the call failed for good: dead letter");
             let answer = Answer::Dead { reason: why.clone() };
-            let recording = recording.and_then(|recording| recording.encode());
+            let recording = recording.and_then(|recording| recording.encode(config.secrets()));
             let verdict = Verdict::Dead { reason: why, failed, plugin: plugin.to_string(), recording };
             (verdict, Settled { tally: Tally::Dead, answer })
         } else {

@@ -8,6 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
+    ambient::now,
     channel::Origin,
     controller::{
         bell::{Bell, Group},
@@ -59,10 +60,13 @@ impl HandledEvents {
             to_ring.lock().unwrap_or_else(PoisonError::into_inner).extend(subscribers.iter().map(group));
             subscribers
         };
-        let rerun = self.store.rerun(query, request.into(), Arc::new(route)).await?;
+        // What is accepted from here on is handled for the first time.
+        let query = KeptQuery { until: query.until.or_else(|| Some(now())), ..query };
+        let rerun = self.store.rerun(query, request.into(), Arc::new(route)).await;
+        // Some may have been made before it failed.
         let rings = std::mem::take(&mut *rings.lock().unwrap_or_else(PoisonError::into_inner));
         rings.into_iter().for_each(|group| self.bell.ring(group));
-        Ok(rerun)
+        rerun
     }
 
     /// Have one handled now, by `handler` or by all that want it, with its effects thrown away (see [`super::DeadLetters::dry_run`]).

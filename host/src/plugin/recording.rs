@@ -30,6 +30,10 @@ use crate::{
 
 /// The most that a recording has as JSON, in bytes; what goes beyond is cut, and says so.
 const BYTES: usize = 1 << 20;
+/// A recording that is longer all the same is not kept.
+const MOST: usize = 8 * BYTES;
+/// What is shorter is no secret, and may stand in any text by chance.
+const SECRET: usize = 6;
 
 /// What a call's host calls gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,8 +89,8 @@ pub struct Page {
 }
 
 impl Recording {
-    /// As JSON of at most [`BYTES`], more or less.
-    pub(crate) fn encode(mut self) -> Option<String> {
+    /// As JSON of at most [`BYTES`], more or less, in which these secrets are not. None: what there is beside bodies and values is more.
+    pub(crate) fn encode<'a>(mut self, secrets: impl IntoIterator<Item = &'a str>) -> Option<String> {
         let mut left = BYTES;
         let mut fits = |bytes: usize| {
             let fits = bytes <= left;
@@ -111,7 +115,13 @@ impl Recording {
                 *part = part.cut();
             }
         }
-        serde_json::to_string(&self).ok()
+        let mut json = serde_json::to_string(&self).ok()?;
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= SECRET) {
+            // As it stands in the JSON.
+            let written = serde_json::to_string(secret).ok()?;
+            json = json.replace(&written[1..written.len() - 1], "…");
+        }
+        (json.len() <= MOST).then_some(json)
     }
 }
 
@@ -321,7 +331,7 @@ mod tests {
         let large = || Some(Part::whole(vec![b'x'; 400_000].into()));
         let keyvalue = ["a", "b", "c"].map(|key| (key.to_owned(), large())).into();
         let lists = vec![Page { after: None, keys: Some(vec!["k".repeat(1000); 1000]) }];
-        let json = Recording { keyvalue, lists, ..Recording::default() }.encode().unwrap();
+        let json = Recording { keyvalue, lists, ..Recording::default() }.encode([]).unwrap();
         assert!(json.len() < BYTES + 1000);
         let playback = Playback::new(serde_json::from_str(&json).unwrap());
         assert_eq!(playback.get("a").unwrap().unwrap().len(), 400_000);

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Uri};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri,
+    header::{CONTENT_LOCATION, LOCATION},
+};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,8 @@ use crate::{
 
 /// The most that is kept of the requests of a call, in bytes.
 const BYTES: usize = 1 << 20;
+/// What a request costs besides what is kept of it.
+const FRAME: usize = 512;
 
 /// A request of a call, and what became of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +100,7 @@ impl Tape {
         let (method, url) = (request.method().to_string(), redacted(request.uri()));
         let place = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.take(method.len() + url.len()) {
+            if kept.take(method.len() + url.len() + FRAME) {
                 kept.exchanges.push(Running { exchange: Exchange { method, url, ..Exchange::default() }, ..Running::default() });
                 Some(kept.exchanges.len() - 1)
             } else {
@@ -181,16 +186,30 @@ impl Place {
 
 fn shown(headers: &HeaderMap) -> Vec<(String, String)> {
     let shown = headers.iter().filter(|(name, _)| !is_credential(name.as_str()));
-    shown.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+    let text = |name: &HeaderName, value: &HeaderValue| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        if [LOCATION, CONTENT_LOCATION].contains(name) { without_secrets(value) } else { value }
+    };
+    shown.map(|(name, value)| (name.to_string(), text(name, value))).collect()
 }
 
-/// A URL as it is kept: what the query holds under a name that sounds like a secret is left out.
+/// A URL as it is kept: who asks, and what the query holds under a name that sounds like a secret, is left out.
 pub(crate) fn redacted(uri: &Uri) -> String {
-    let text = uri.to_string();
+    without_secrets(uri.to_string())
+}
+
+fn without_secrets(mut text: String) -> String {
+    if let Some(scheme) = text.find("://").map(|at| at + 3)
+        && let Some(at) = text[scheme..].split(['/', '?', '#']).next().and_then(|authority| authority.rfind('@'))
+    {
+        text.replace_range(scheme..scheme + at, "…");
+    }
     let Some((place, query)) = text.split_once('?') else { return text };
     let secret = |name: &str| {
         let name = name.to_ascii_lowercase();
-        ["key", "token", "secret", "password", "signature", "sig", "auth", "credential"].iter().any(|word| name.contains(word))
+        ["key", "token", "secret", "pass", "pwd", "sig", "auth", "credential", "code", "sas", "jwt", "session"]
+            .iter()
+            .any(|word| name.contains(word))
     };
     let shown = query.split('&').map(|pair| match pair.split_once('=') {
         Some((name, _)) if secret(name) => format!("{name}=…"),
@@ -313,7 +332,7 @@ mod tests {
             exchange(&tape, &format!("http://a.example/{}", "x".repeat(40_000)), 0, 0).await;
         }
         let (exchanges, missed) = tape.take();
-        assert_eq!((exchanges.len(), missed), (26, 74));
+        assert_eq!((exchanges.len(), missed), (25, 75));
     }
 
     #[test]
@@ -321,5 +340,6 @@ mod tests {
         let shown = |uri: &str| redacted(&uri.parse().unwrap());
         assert_eq!(shown("https://a.example/v1?id=7&api_key=s3cret&Access-Token=x"), "https://a.example/v1?id=7&api_key=…&Access-Token=…");
         assert_eq!(shown("https://a.example/key?page=2"), "https://a.example/key?page=2");
+        assert_eq!(shown("https://anna:s3cret@a.example/?to=b@c"), "https://…@a.example/?to=b@c");
     }
 }

@@ -145,7 +145,7 @@ async fn come(world: &Arc<World>, outdoors: &Outdoors, next: &mut u64) {
         *next += 1;
         let (partition, key) = (world.draw(0..PARTITIONS), world.draw(0..KEYS));
         let gap = if world.happens(0.1) { 2 } else { 0 };
-        outdoors.broker.publish(usize::try_from(partition).unwrap_or(0), gap, format!("{partition}-{key}"), format!("message {number:02}"));
+        outdoors.broker.publish(usize::try_from(partition).unwrap_or(0), gap, format!("key {key}"), format!("message {number:02}"));
         outdoors.posts.add(format!("post {number:02}"));
         outdoors.table.add(format!("row {number:02}"));
         tokio::time::sleep(Duration::from_millis(world.draw(0..200))).await;

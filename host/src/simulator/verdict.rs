@@ -83,9 +83,9 @@ impl Found {
 
 /// Nothing lost, nothing twice, nothing out of order.
 pub(super) fn judge(outdoors: &Outdoors, found: &Found) -> Result<(), String> {
-    let messages = outdoors.broker.by_key();
+    let messages = outdoors.broker.messages();
     let events: [(&str, Vec<String>); 3] = [
-        ("broker", messages.iter().map(|(_, about)| about.clone()).collect()),
+        ("broker", messages.iter().map(|(_, _, about)| about.clone()).collect()),
         ("posts", outdoors.posts.ids()),
         ("table", outdoors.table.ids()),
     ];
@@ -124,16 +124,16 @@ fn once(found: &Found, kind: Kind, about: &str) -> Result<(), String> {
     }
 }
 
-/// Of each key, what was done was done in the order of the log.
-fn in_order(messages: &[(String, String)], found: &Found) -> Result<(), String> {
-    let keys: BTreeSet<&String> = messages.iter().map(|(key, _)| key).collect();
-    for key in keys {
-        let list = found.keyvalue.get(&format!("list/{key}")).cloned().unwrap_or_default();
-        let done: Vec<&str> = list.split(',').filter(|about| !about.is_empty()).collect();
-        let published = messages.iter().filter(|(of, _)| of == key).map(|(_, about)| about.as_str());
+/// Of each key in a partition, what was done was done in the order of the log.
+fn in_order(messages: &[(usize, String, String)], found: &Found) -> Result<(), String> {
+    let lines: BTreeSet<(usize, &String)> = messages.iter().map(|(partition, key, _)| (*partition, key)).collect();
+    for (partition, key) in lines {
+        let published = messages.iter().filter(|(of, about, _)| (of, about) == (&partition, key)).map(|(_, _, about)| about.as_str());
         let expected: Vec<&str> = published.filter(|about| found.of(Kind::Ordered, about).0 == 1).collect();
+        let list = found.keyvalue.get(&format!("list/{key}")).cloned().unwrap_or_default();
+        let done: Vec<&str> = list.split(',').filter(|about| expected.contains(about)).collect();
         if done != expected {
-            return Err(format!("of the key {key}, {done:?} were done instead of {expected:?}"));
+            return Err(format!("of `{key}` in partition {partition}, {done:?} were done instead of {expected:?}"));
         }
     }
     Ok(())

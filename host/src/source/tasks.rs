@@ -53,6 +53,8 @@ impl TaskFeeder {
                 Ok(wait) => wait,
                 Err(StoreError::Closed) => return,
                 Err(error) => {
+                    // Which groups were asked for is forgotten.
+                    state.due = true;
                     self.settler.note_store(Some(&error));
                     STORE_RETRY
                 }
@@ -106,8 +108,11 @@ impl TaskFeeder {
             if wants.is_empty() || self.stopping.is_cancelled() {
                 break;
             }
+            let asked = now();
             let tasks = self.store.claim(wants).await?;
             if tasks.is_empty() {
+                // What became the first of its key just now may be due later.
+                state.next_due = sooner(state.next_due, self.store.next_due(asked).await?);
                 break;
             }
             let probation = tasks.iter().any(|task| task.suspect);

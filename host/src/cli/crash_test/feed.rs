@@ -44,6 +44,7 @@ impl Feed {
             for number in 0..SENDERS {
                 let sender = Sender {
                     fed: fed.clone(),
+                    run: plan.run.clone(),
                     key: format!("key-{number}"),
                     ty: ty.map(str::to_owned),
                     data: data.to_vec().into(),
@@ -67,6 +68,7 @@ impl Feed {
 
 struct Sender {
     fed: Fed,
+    run: String,
     key: String,
     ty: Option<String>,
     data: Bytes,
@@ -80,7 +82,7 @@ impl Sender {
     async fn send(self, sent: Arc<Mutex<Vec<Sent>>>, enough: CancellationToken) {
         let mut number = 0_u64;
         while !enough.is_cancelled() {
-            let id = format!("{}-{}-{number:08}", self.fed.source, self.key);
+            let id = format!("{}-{}-{}-{number:08}", self.run, self.fed.source, self.key);
             while !self.is_accepted(&id).await {
                 // What was never accepted is nobody's loss.
                 if enough.is_cancelled() {

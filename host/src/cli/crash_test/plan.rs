@@ -1,7 +1,10 @@
 //! What is tested: the configuration with observers in it, on a store and addresses of the test's own.
 
 use std::{
+    fs::OpenOptions,
+    io::Write,
     net::{SocketAddr, TcpListener},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -59,6 +62,8 @@ pub(super) struct Plan {
     pub(super) drain_deadline: Option<Duration>,
     /// Environment variables that the configuration refers to.
     pub(super) references: Vec<String>,
+    /// What this run is called, in its keys and ids.
+    pub(super) run: String,
     /// What the keys of this run begin with.
     pub(super) keys: String,
     folder: TempDir,
@@ -134,7 +139,11 @@ impl Plan {
         let mut references = Vec::new();
         refer(&Value::Table(table.clone()), &mut references);
         let file = config.file.with_file_name(format!(".crash-test-{run}.toml"));
-        std::fs::write(&file, toml::to_string(&table).map_err(failed)?).map_err(|error| {
+        let text = toml::to_string(&table).map_err(failed)?;
+        // It may hold what the other does not show to everybody.
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|error| {
             Failure::start(format!("cannot write {} beside the configuration, whose paths are relative to it: {error}", file.display()))
         })?;
         let plan = Self {
@@ -143,6 +152,7 @@ impl Plan {
             drain_deadline: config.host.drain_deadline,
             log: folder.path().join("host.log"),
             keys: format!("crash-test/{run}/"),
+            run,
             fed,
             not_fed,
             file,

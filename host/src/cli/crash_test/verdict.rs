@@ -1,6 +1,10 @@
 //! What came of it.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Write,
+    sync::Arc,
+};
 
 use koksmat::{
     config::StoreConfig,
@@ -13,7 +17,7 @@ use super::{
     faults::{Done, Faults, Stops},
     feed::Sent,
     observer::Observer,
-    plan::Plan,
+    plan::{Fed, Plan},
 };
 
 /// How many examples of what went wrong are named.
@@ -33,6 +37,10 @@ pub(super) struct Verdict {
     /// Events that were accepted, and neither handled nor kept as dead letters.
     lost: usize,
     lost_examples: Vec<String>,
+    /// Events that became dead letters of an observer, which none should.
+    given_up: usize,
+    /// Sources of which nothing was accepted.
+    not_tested: Vec<String>,
     /// Events whose effects through the host happened more than once.
     effects_repeated: usize,
     effects_repeated_examples: Vec<String>,
@@ -77,7 +85,14 @@ impl Verdict {
         }
         // What still waits is not lost, but it should not wait.
         let lost = if waiting > 0 { lost.split_off(lost.len().min(usize::try_from(waiting).unwrap_or(usize::MAX))) } else { lost };
-        let kept = lost.is_empty()
+        let observers: Vec<String> = plan.fed.iter().map(Fed::handler).collect();
+        let tested = |handler: &String| sent.iter().any(|event| event.handler == *handler);
+        let not_tested: Vec<String> = plan.fed.iter().filter(|fed| !tested(&fed.handler())).map(|fed| fed.source.clone()).collect();
+        let ids: HashSet<&str> = sent.iter().map(|event| event.id.as_str()).collect();
+        let given_up = found.dead.keys().filter(|(handler, id)| observers.contains(handler) && ids.contains(id.as_str())).count();
+        let kept = not_tested.is_empty()
+            && given_up == 0
+            && lost.is_empty()
             && repeated.is_empty()
             && found.disorder == 0
             && waiting == 0
@@ -88,6 +103,8 @@ impl Verdict {
             seed,
             accepted: sent.len(),
             done: faults.done,
+            given_up,
+            not_tested,
             lost: lost.len(),
             lost_examples: lost.into_iter().take(EXAMPLES).collect(),
             effects_repeated: repeated.len(),
@@ -107,6 +124,10 @@ impl Verdict {
         let _ = writeln!(out, "seed {}: {} events accepted under {kills} kills, {stops} stops, {cuts} cuts", self.seed, self.accepted);
         let examples = |examples: &[String]| if examples.is_empty() { String::new() } else { format!("  ({} …)", examples.join(", ")) };
         let _ = writeln!(out, "  lost              {}{}", self.lost, examples(&self.lost_examples));
+        let _ = writeln!(out, "  dead letters      {}", self.given_up);
+        for source in &self.not_tested {
+            let _ = writeln!(out, "  {source} accepted nothing: is `--type` or `--data` not what it takes?");
+        }
         let _ = writeln!(out, "  effects repeated  {}{}", self.effects_repeated, examples(&self.effects_repeated_examples));
         let _ = writeln!(out, "  out of order      {}", self.order_violations);
         let _ = writeln!(out, "  still waiting     {}", self.waiting);

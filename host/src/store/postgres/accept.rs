@@ -259,7 +259,8 @@ impl<'a> Kept<'a> {
         self.sources.push(&**task.source);
         self.kinds.push(task.kind);
         self.keys.push(task.key.map(key));
-        self.ids.push(text(&task.event.id));
+        // It is in an index, which takes no text of any length.
+        self.ids.push(key(&task.event.id));
         self.hops.push(i64::from(task.hops));
         self.bytes.push(kept::bytes(header, &task.event.data));
     }

@@ -28,7 +28,7 @@ pub(super) async fn list(connection: &mut PgConnection, query: &KeptQuery) -> Re
     let rows = sqlx::query(STATEMENT)
         .bind(query.after)
         .bind(query.number)
-        .bind(query.id.as_deref().map(text))
+        .bind(query.id.as_deref().map(key))
         .bind(query.tenant.as_ref().map(Tenant::as_str))
         .bind(query.source.as_deref())
         .bind(query.since)

@@ -92,15 +92,21 @@ pub(super) fn alone(connection: &Connection, claim: Claim, now: Millis) -> Resul
     }
 }
 
-/// The groups that have tasks to claim: from the first task of each group straight to that of the next, along the index.
+/// The groups that have tasks to claim: from the first task of each group straight to that of the next, along the index. SQLite goes along it for
+/// a comparison of one column only, not of a row.
 pub(super) fn claimable(connection: &Connection, now: Millis) -> Result<Vec<Group>, StoreError> {
     let mut statement = connection.prepare_cached(
         "WITH RECURSIVE first (id) AS (
              SELECT * FROM (SELECT id FROM task WHERE state = 0 ORDER BY tenant, source, handler, due LIMIT 1)
              UNION ALL
-             SELECT (SELECT id FROM task AS next
-                     WHERE state = 0 AND (next.tenant, next.source, next.handler) > (this.tenant, this.source, this.handler)
-                     ORDER BY tenant, source, handler, due LIMIT 1)
+             SELECT coalesce(
+                 (SELECT id FROM task AS next
+                  WHERE state = 0 AND next.tenant = this.tenant AND next.source = this.source AND next.handler > this.handler
+                  ORDER BY tenant, source, handler, due LIMIT 1),
+                 (SELECT id FROM task AS next WHERE state = 0 AND next.tenant = this.tenant AND next.source > this.source
+                  ORDER BY tenant, source, handler, due LIMIT 1),
+                 (SELECT id FROM task AS next WHERE state = 0 AND next.tenant > this.tenant
+                  ORDER BY tenant, source, handler, due LIMIT 1))
              FROM first JOIN task AS this ON this.id = first.id)
          SELECT tenant, source, handler FROM first JOIN task USING (id) WHERE due <= ?1",
     )?;

@@ -2,13 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rdkafka::{Offset, TopicPartitionList};
 use slab::Slab;
 
 use super::offsets::Offsets;
+
+/// Of the next assignment, of whichever source: no two have the same.
+static EPOCH: AtomicU64 = AtomicU64::new(1);
 
 /// A partition of a topic.
 pub(super) type Place = (String, i32);
@@ -68,7 +74,7 @@ impl Partitions {
     /// These are assigned from now on, as if for the first time.
     pub(super) fn assign(&mut self, places: &[Place]) {
         self.forget(places);
-        self.epoch += 1;
+        self.epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
         for (topic, number) in places {
             let known = self.by_place.get_key_value(topic.as_str()).map(|(topic, _)| topic.clone());
             let topic = known.unwrap_or_else(|| topic.as_str().into());

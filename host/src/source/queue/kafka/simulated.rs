@@ -58,9 +58,13 @@ impl Broker {
         log.messages.push((offset, key, about));
     }
 
-    /// What every message is about, by its key in the order of the log.
-    pub(crate) fn by_key(&self) -> Vec<(String, String)> {
-        self.logs().iter().flat_map(|log| log.messages.iter().map(|(_, key, about)| (key.clone(), about.clone()))).collect()
+    /// The partition, the key and what it is about of every message, in the order of each log.
+    pub(crate) fn messages(&self) -> Vec<(usize, String, String)> {
+        let logs = self.logs();
+        let of = |(number, log): (usize, &Log)| {
+            log.messages.iter().map(move |(_, key, about)| (number, key.clone(), about.clone())).collect::<Vec<_>>()
+        };
+        logs.iter().enumerate().flat_map(of).collect()
     }
 
     /// Whether everything is committed.
