@@ -216,7 +216,7 @@ async fn boot(
     let listen_address = listener.local_addr().map_err(phase("listener"))?;
     let admin_listener = serve::bind(config.host.admin).await.map_err(phase("admin listener"))?;
     let admin_address = admin_listener.local_addr().map_err(phase("admin listener"))?;
-    let letters = DeadLetters::serving(config, store.clone(), generation.clone(), bell.clone());
+    let letters = DeadLetters::serving(config, store.clone(), generation.clone(), settler.clone());
     let events = HandledEvents::new(store.clone(), generation.clone(), bell.clone());
     let admin = Admin {
         health: health.clone(),

@@ -12,16 +12,11 @@ use arc_swap::ArcSwap;
 use crate::{
     channel::Origin,
     config::Config,
-    controller::{
-        bell::{Bell, Group},
-        generation::Generation,
-        joint::idempotency_key,
-        router,
-    },
+    controller::{bell::Group, generation::Generation, joint::idempotency_key, router, settle::Settler},
     event::Event,
     plugin::{Call, Handler, Loader, Trial},
     sink::is_sink,
-    store::{CallId, DeadLetter, DeadLetterQuery, Holder, Store, StoreError, Subscriber},
+    store::{CallId, DeadLetter, DeadLetterQuery, Holder, OrderKey, Store, StoreError, Subscriber},
 };
 
 use coordinates::Places;
@@ -47,7 +42,7 @@ pub struct DeadLetters {
 #[derive(Clone)]
 enum Handlers {
     /// They serve.
-    Serving { generation: Arc<ArcSwap<Generation>>, bell: Bell },
+    Serving { generation: Arc<ArcSwap<Generation>>, settler: Arc<Settler> },
     /// No host runs: one is loaded when it is to be tried.
     Configured(Arc<Config>),
 }
@@ -82,8 +77,8 @@ pub struct Replayed {
 
 impl DeadLetters {
     /// Those of a running host.
-    pub(crate) fn serving(config: &Config, store: Arc<dyn Store>, generation: Arc<ArcSwap<Generation>>, bell: Bell) -> Self {
-        Self::of(config, store, Handlers::Serving { generation, bell })
+    pub(crate) fn serving(config: &Config, store: Arc<dyn Store>, generation: Arc<ArcSwap<Generation>>, settler: Arc<Settler>) -> Self {
+        Self::of(config, store, Handlers::Serving { generation, settler })
     }
 
     /// Those of a store that no host has open, with the handlers that a host would have.
@@ -131,24 +126,37 @@ impl DeadLetters {
         let serving = self.serving_now();
         // Asked about inside the store's transactions: whoever is rung before they are over finds nothing.
         let (rings, left) = (Arc::new(Mutex::new(HashSet::new())), Arc::new(Mutex::new(HashSet::new())));
-        let (to_ring, stays) = (rings.clone(), left.clone());
+        let (to_ring, stays, settler) = (rings.clone(), left.clone(), self.settler().cloned());
         let route = move |letter: &DeadLetter| {
             let subscribers = takers(letter, serving.as_deref());
             let group =
                 |s: &Subscriber| Group { tenant: letter.tenant.clone(), source: letter.source.as_str().into(), handler: s.handler.clone() };
             to_ring.lock().unwrap_or_else(PoisonError::into_inner).extend(subscribers.iter().map(group));
+            for subscriber in &subscribers {
+                if let (Some(settler), Some(order)) = (&settler, &subscriber.order) {
+                    let Group { tenant, source, handler } = group(subscriber);
+                    settler.waits(OrderKey { tenant, source, handler, key: order.as_str().into() });
+                }
+            }
             if subscribers.is_empty() {
                 stays.lock().unwrap_or_else(PoisonError::into_inner).insert(letter.id);
             }
             subscribers
         };
         let replayed = self.store.replay(query, Arc::new(route)).await?;
-        if let Handlers::Serving { bell, .. } = &self.handlers {
+        if let Some(settler) = self.settler() {
             let rings = std::mem::take(&mut *rings.lock().unwrap_or_else(PoisonError::into_inner));
-            rings.into_iter().for_each(|group| bell.ring(group));
+            rings.into_iter().for_each(|group| settler.bell.ring(group));
         }
         let left = left.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
         Ok(Replayed { replayed, left })
+    }
+
+    fn settler(&self) -> Option<&Arc<Settler>> {
+        match &self.handlers {
+            Handlers::Serving { settler, .. } => Some(settler),
+            Handlers::Configured(_) => None,
+        }
     }
 
     /// Have one handled now by the code that serves now, with its effects thrown away: nothing is written and nothing emitted, and of its

@@ -200,10 +200,15 @@ impl Settler {
         }
     }
 
+    /// A task waits under this key from now on, or will: direct calls of it ask the store whether they have to wait behind it.
+    pub(crate) fn waits(&self, key: OrderKey) {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
     fn park(&self, joint: &Joint, routed: &Routed, call: &Call, due: Millis, failed: Option<Attempt>) -> Verdict {
         if let (None, Some(order)) = (&joint.task, &routed.order) {
             // Before the commit: the next call of the key looks as soon as this one has settled.
-            self.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(OrderKey::of(&call.id, order));
+            self.waits(OrderKey::of(&call.id, order));
         }
         Verdict::Park { due, failed, order: routed.order.as_deref().map(str::to_owned) }
     }

@@ -78,6 +78,7 @@ fn place(path: &Path, from: &Path, new: bool) -> Result<Restored, StoreError> {
     schema::set_start_number(&restored, number)?;
     drop(restored);
     copy.as_file().sync_all().map_err(|error| failed(path, &error))?;
+    fold_log(path);
     let kept = if new { None } else { Some(keep_aside(path).map_err(|error| failed(path, &error))?) };
     copy.persist(path).map_err(|error| failed(path, &error.error))?;
     sync_folder(path)?;
@@ -118,6 +119,16 @@ fn keep_aside(path: &Path) -> std::io::Result<PathBuf> {
         }
     }
     Ok(aside)
+}
+
+/// Have everything in the file of the store that is there and nothing in its log: between giving up the one and the other the machine may end.
+/// A store that cannot be opened keeps its log, which goes aside with it.
+fn fold_log(path: &Path) {
+    let folded = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .and_then(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+    if let Err(error) = folded {
+        tracing::debug!(%error, "the log of the store that is there stays a file of its own");
+    }
 }
 
 /// How often a host was started on the store that is there, if that can be read.
