@@ -136,7 +136,12 @@ impl HostBuilder {
         match boot(&config, own, &store, health, ledgers).await {
             Ok(running) => Ok(Host { running }),
             Err(error) => {
-                let _ = store.close().await;
+                // That the last end was a bad one is for the start that takes events.
+                if store.ended_badly() {
+                    store.abandon();
+                } else {
+                    let _ = store.close().await;
+                }
                 Err(error)
             }
         }

@@ -7,7 +7,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -240,6 +243,8 @@ struct Inner {
     /// Whose turn it is to change that: what is read must not be older than what was written meanwhile.
     turn: tokio::sync::Mutex<()>,
     gates: BTreeMap<(Tenant, String), (watch::Sender<Closed>, Gate)>,
+    /// The host stops.
+    open_for_good: AtomicBool,
 }
 
 impl Pauses {
@@ -249,7 +254,14 @@ impl Pauses {
     /// When the store fails.
     pub(crate) async fn load(records: Records, health: Health) -> Result<Self, StoreError> {
         let gates = records.parts.sources.keys().map(|key| (key.clone(), Gate::new())).collect();
-        let pauses = Self(Arc::new(Inner { records, health, paused: watch::Sender::default(), turn: Default::default(), gates }));
+        let pauses = Self(Arc::new(Inner {
+            records,
+            health,
+            paused: watch::Sender::default(),
+            turn: Default::default(),
+            gates,
+            open_for_good: AtomicBool::new(false),
+        }));
         pauses.look().await?;
         Ok(pauses)
     }
@@ -313,8 +325,14 @@ impl Pauses {
         self.0.gates.get(&(origin.tenant.clone(), origin.source.to_string())).map_or_else(|| Gate::new().1, |(_, gate)| gate.clone())
     }
 
+    /// Asked while a gate is being changed: once they are open for good none closes.
+    fn may_close(&self) -> bool {
+        !self.0.open_for_good.load(Ordering::SeqCst)
+    }
+
     /// Open all gates for good: the host stops, and its sources take nothing new for that reason.
     pub(crate) fn open_gates(&self) {
+        self.0.open_for_good.store(true, Ordering::SeqCst);
         self.0.gates.values().for_each(|(closed, _)| closed.send_modify(|closed| *closed = Closed::default()));
     }
 
@@ -349,7 +367,7 @@ impl Pauses {
             let Some((closed, _)) = self.0.gates.get(key).filter(|_| way.weighed) else { continue };
             let Ok(unsettled) = self.0.records.store.backlog(tenant.clone(), source.as_str().into()).await else { continue };
             let full = unsettled >= way.bound;
-            let changed = closed.send_if_modified(|closed| std::mem::replace(&mut closed.full, full) != full);
+            let changed = closed.send_if_modified(|closed| self.may_close() && std::mem::replace(&mut closed.full, full) != full);
             if changed {
                 let why = format!("{unsettled} of its events wait in the store");
                 self.0.health.source_held_back(tenant, source, full.then_some(why.as_str()));
@@ -380,7 +398,7 @@ impl Pauses {
         if let Part::Source(name) = part
             && let Some((closed, _)) = self.0.gates.get(&(tenant.clone(), name.clone()))
         {
-            closed.send_modify(|closed| closed.paused = paused);
+            closed.send_if_modified(|closed| self.may_close() && std::mem::replace(&mut closed.paused, paused) != paused);
         }
     }
 }
