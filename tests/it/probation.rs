@@ -227,7 +227,10 @@ async fn a_deadly_request_whose_sender_waits_is_quarantined_and_its_neighbours_a
     for (id, sender) in all().zip(senders) {
         assert_eq!(sender.await.unwrap(), if id == "deadly" { 422 } else { 204 }, "{id}");
     }
-    assert_eq!(folder.count("select count(*) from source_state where source = '(attempts)'"), 0);
+    // One that was settled may stand there: the kill came before it was struck off, and its sender is answered without another call.
+    let open = "select count(*) from source_state as attempt where attempt.source = '(attempts)' and not exists (select 1 from settled
+        where attempt.name = settled.tenant || '/' || settled.source || '/' || settled.handler || '/' || settled.key)";
+    assert_eq!(folder.count(open), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -226,10 +226,10 @@ async fn dry_run(which: &Which) -> Result<u8, Failure> {
         let request = Request::post("/api/dead-letters/dry-run").query([("id", id.clone())]);
         let answer = match client.send(request).await {
             Ok(answer) => answer,
-            // That one cannot be tried is no reason to try no other.
-            Err(ClientError::Refused { detail, .. }) => {
+            // That one of several cannot be tried is no reason to try no other.
+            Err(error @ ClientError::Refused { .. }) if which.id.is_none() => {
                 code = 1;
-                say(format_args!("{id}  {detail}"));
+                let _ = target::failed(error).report();
                 return Ok(());
             }
             Err(error) => return Err(target::failed(error)),
