@@ -19,6 +19,9 @@ pub(crate) enum Mistake {
     DroppedHandler,
 }
 
+/// How much too early [`Mistake::AckBeforeCommit`] answers.
+pub(crate) const TOO_EARLY: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// Whether a mistake is switched on.
 #[cfg(not(debug_assertions))]
 pub(crate) const fn is_planted(_: Mistake) -> bool {
@@ -37,10 +40,18 @@ mod switched {
     /// By its name, for a whole process.
     const VARIABLE: &str = "KOKSMAT_PLANTED_MISTAKE";
 
-    static OF_PROCESS: LazyLock<Option<Mistake>> = LazyLock::new(|| match std::env::var(VARIABLE).ok()?.as_str() {
-        "ack-before-commit" => Some(Mistake::AckBeforeCommit),
-        "commit-past-failure" => Some(Mistake::CommitPastFailure),
-        _ => None,
+    static OF_PROCESS: LazyLock<Option<Mistake>> = LazyLock::new(|| {
+        let mistake = match std::env::var(VARIABLE).ok()?.as_str() {
+            "ack-before-commit" => Mistake::AckBeforeCommit,
+            "commit-past-failure" => Mistake::CommitPastFailure,
+            other => {
+                tracing::error!("{VARIABLE} has no mistake {other:?}: ack-before-commit, commit-past-failure");
+                return None;
+            }
+        };
+        // Nobody may take this host for one that keeps its promises.
+        tracing::error!(?mistake, "{VARIABLE} is set: this host makes a mistake on purpose");
+        Some(mistake)
     });
 
     thread_local! {

@@ -13,12 +13,11 @@ use crate::{
         generation::{EMIT, Generation},
         joint::Joint,
         router,
-        settle::MISTAKEN,
     },
     event::Event,
     health::Health,
     outcome::MAX_HOPS,
-    planted::{Mistake, is_planted},
+    planted::{Mistake, TOO_EARLY, is_planted},
     plugin::{Emission, Handler},
     shutdown::ledger::Ledgers,
     source::{AcceptRequest, Acceptor},
@@ -127,7 +126,7 @@ impl DurableIntake {
         let accepted = acceptances.iter().map(|acceptance| Accepted::New { id: acceptance.event.id.clone() }).collect();
         let (store, bell, rings) = (self.store.clone(), self.bell.clone(), acceptances.iter().flat_map(rings).collect::<Vec<_>>());
         task::spawn("late", async move {
-            tokio::time::sleep(MISTAKEN).await;
+            tokio::time::sleep(TOO_EARLY).await;
             let _ = store.accept(acceptances).await;
             rings.into_iter().for_each(|(group, due)| bell.ring_for(group, due));
         });

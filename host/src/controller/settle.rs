@@ -21,7 +21,7 @@ use crate::{
     health::Health,
     outcome::{Failure, Outcome},
     pause::Pauses,
-    planted::{Mistake, is_planted},
+    planted::{Mistake, TOO_EARLY, is_planted},
     plugin::{Call, Finished, Handler, Recording},
     receipt::{Answer, Cause, RETRY_PAUSED},
     shutdown::ledger::{Ledgers, Tally},
@@ -30,8 +30,6 @@ use crate::{
 
 /// How long after the store failed an event comes again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
-/// How much too early a planted mistake answers.
-pub(crate) const MISTAKEN: Duration = Duration::from_millis(300);
 
 /// Why a call is a dead letter under which the host ended.
 const QUARANTINED: &str = "quarantined: the host ended three times while this call ran alone";
@@ -94,7 +92,7 @@ impl Settler {
                 }
                 if is_planted(Mistake::AckBeforeCommit) && joint.task.is_none() {
                     joint.answer_too_early();
-                    tokio::time::sleep(MISTAKEN).await;
+                    tokio::time::sleep(TOO_EARLY).await;
                 }
                 let rings: Vec<Ring> = effects.emits.iter().flat_map(accept::rings).collect();
                 match self.commit(joint, call, Verdict::Done { effects, keep }).await {
