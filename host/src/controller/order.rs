@@ -101,6 +101,9 @@ impl Orders {
             }
             !places.is_empty()
         });
+        if awaited.is_empty() {
+            self.awaited.remove(&place.line);
+        }
     }
 
     /// The call whose turn it was does not run after all, and nobody waits behind it.
