@@ -67,6 +67,10 @@ impl Gate {
 
     /// Wait until it is as `condition` says. Cancel safe.
     pub(crate) async fn until(&self, condition: impl Fn(Closed) -> bool) {
+        // Mostly it is, and that is asked for each event.
+        if condition(self.closed()) {
+            return;
+        }
         if self.0.clone().wait_for(|closed| condition(*closed)).await.is_err() {
             // Nobody closes or opens it any more.
             std::future::pending().await
