@@ -7,6 +7,7 @@ pub mod client;
 mod events;
 mod letters;
 mod operate;
+mod reload;
 pub(crate) mod socket;
 
 use std::{sync::Arc, time::Instant};
@@ -25,6 +26,7 @@ use crate::{
     letters::{DeadLetters, HandledEvents},
     listener::{Routes, problem::Problem},
     pause::{Pauses, Records},
+    reload::Reloader,
     shutdown::ledger::Ledgers,
     store::{Store, StoreError},
     telemetry,
@@ -40,6 +42,7 @@ pub(crate) struct Admin {
     pub(crate) events: HandledEvents,
     pub(crate) commands: Commands,
     pub(crate) pauses: Pauses,
+    pub(crate) reloader: Reloader,
     pub(crate) ledgers: Ledgers,
     pub(crate) token: Token,
     pub(crate) routes: Routes,

@@ -7,7 +7,9 @@ mod crash_test;
 mod dead_letters;
 mod new;
 mod pause;
+mod plugins;
 mod queues;
+mod reload;
 mod replay;
 mod run;
 mod schema;
@@ -49,6 +51,14 @@ enum Command {
     Pause(pause::Pause),
     /// Have what is paused go on
     Resume(pause::Pause),
+    /// Have the configuration and the code that are there now serve
+    Reload(reload::Reload),
+    /// Show which versions of the handlers serve and served
+    Plugins(plugins::Plugins),
+    /// Have an earlier version of a handler serve, until its files say something else
+    Rollback(plugins::Rollback),
+    /// Have the new version of a handler serve that has a share of its calls
+    Promote(plugins::Promote),
     /// Copy the store to a file, beside a running host
     Backup(backup::Backup),
     /// Put such a copy in the place of the store; no host runs
@@ -117,6 +127,10 @@ impl Arguments {
             Command::Queues(queues) => queues.run().await,
             Command::Pause(pause) => pause.pause().await,
             Command::Resume(pause) => pause.resume().await,
+            Command::Reload(reload) => reload.run().await,
+            Command::Plugins(plugins) => plugins.run().await,
+            Command::Rollback(rollback) => rollback.run().await,
+            Command::Promote(promote) => promote.run().await,
             Command::Backup(backup) => backup.run().await,
             Command::Restore(restore) => restore.run().await,
             Command::DeadLetters(dead_letters) => dead_letters.run().await,

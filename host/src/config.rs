@@ -3,9 +3,10 @@
 //! Nothing here is optional that has a default, units are resolved, paths are absolute and every cross-check has passed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -54,7 +55,7 @@ pub struct Config {
 }
 
 /// `[host]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostConfig {
     /// Webhooks and `POST /queues/NAME`.
     pub listen: SocketAddr,
@@ -108,7 +109,7 @@ impl StoreConfig {
 }
 
 /// One source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceConfig {
     /// Whose.
     pub tenant: Tenant,
@@ -122,6 +123,17 @@ pub struct SourceConfig {
     pub kind: SourceKind,
 }
 
+impl SourceConfig {
+    /// Where it is served, if it is.
+    pub(crate) fn path(&self) -> Option<String> {
+        match &self.kind {
+            SourceKind::Webhook(webhook) => Some(webhook.path.clone()),
+            SourceKind::Embedded(_) => Some(format!("/queues/{}", self.name)),
+            _ => None,
+        }
+    }
+}
+
 /// What happens to an event nobody wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -133,7 +145,7 @@ pub enum Unmatched {
 }
 
 /// The kinds of sources and what each needs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceKind {
     /// Topics of Apache Kafka.
     Kafka(KafkaConfig),
@@ -181,7 +193,7 @@ impl SourceKind {
 }
 
 /// `kind = "embedded"`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddedConfig {
     /// The most unsettled tasks it may hold.
     pub backlog: u64,
@@ -190,7 +202,7 @@ pub struct EmbeddedConfig {
 }
 
 /// `kind = "poller"`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PollerConfig {
     /// The database URL; it may hold a password.
     pub database: Secret,
@@ -205,7 +217,7 @@ pub struct PollerConfig {
 }
 
 /// How a poller finds what is new.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PollMode {
     /// Rows of a table are claimed, handled and marked.
     Claim {
@@ -271,7 +283,7 @@ pub enum ConditionOn {
 }
 
 /// `kind = "webhook"`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookConfig {
     /// The path, beginning with `/`.
     pub path: String,
@@ -300,7 +312,7 @@ pub enum Reply {
 }
 
 /// A signature scheme and its secrets. Several secrets allow rotation: any one of them may have signed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verify {
     /// The scheme.
     pub scheme: Scheme,
@@ -345,7 +357,7 @@ pub enum DigestEncoding {
 }
 
 /// `kind = "timer"`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimerConfig {
     /// Five or six fields of cron, or `@daily` and the like.
     pub cron: String,
@@ -382,7 +394,7 @@ pub enum Overlap {
 }
 
 /// One handler.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HandlerConfig {
     /// Whose.
     pub tenant: Tenant,
@@ -412,6 +424,55 @@ pub struct HandlerConfig {
     pub record: bool,
     /// What it may do.
     pub grants: Grants,
+    /// Events that new code must handle before it serves: files, whose effects are thrown away.
+    pub self_test: Vec<PathBuf>,
+    /// How new code comes to serve; absent: at once.
+    pub canary: Option<CanaryConfig>,
+    /// A failed call is tried again on the code it failed on, not on what serves by then.
+    pub pin_retries: bool,
+}
+
+/// How new code of a handler comes to serve beside the old.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CanaryConfig {
+    /// The share of the new code, 0 to 1.
+    pub share: f64,
+    /// Of what.
+    pub by: ShareOf,
+    /// How long it serves beside the old at least.
+    pub time: Duration,
+    /// How many calls it must have had.
+    pub min_calls: u64,
+    /// Which share of its calls may fail beyond those of the old.
+    pub max_errors: f64,
+    /// How many times as long its calls may take.
+    pub max_slowdown: f64,
+    /// Its effects are thrown away, and what it comes to is compared: the old code serves alone.
+    pub shadow: bool,
+}
+
+/// Of what new code has a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShareOf {
+    /// Of the events.
+    Events,
+    /// Of the keys: all events of a key go one way.
+    Keys,
+}
+
+impl Default for CanaryConfig {
+    fn default() -> Self {
+        Self {
+            share: 0.1,
+            by: ShareOf::Events,
+            time: Duration::from_secs(120),
+            min_calls: 200,
+            max_errors: 0.01,
+            max_slowdown: 2.0,
+            shadow: false,
+        }
+    }
 }
 
 /// Where a handler's code is.
@@ -432,6 +493,24 @@ pub enum PluginRef {
         /// The component it makes.
         output: PathBuf,
     },
+}
+
+impl Config {
+    /// The embedded queues, which guests may emit to.
+    pub(crate) fn queues(&self) -> Arc<HashSet<String>> {
+        let embedded = self.sources.iter().filter(|source| matches!(source.kind, SourceKind::Embedded(_)));
+        Arc::new(embedded.map(|source| source.name.clone()).collect())
+    }
+
+    /// The one handler that answers the requests of a webhook with `reply = "handler"`.
+    pub(crate) fn reply_handler(&self, source: &SourceConfig) -> Option<String> {
+        let event_of = |entry: &Subscription| {
+            let fits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| matches(wanted, found));
+            fits(&entry.source, &source.name) && fits(&entry.kind, source.kind.word())
+        };
+        let mut wanting = self.handlers.iter().filter(|h| h.tenant == source.tenant && h.on.iter().any(event_of));
+        wanting.next().map(|handler| handler.name.clone())
+    }
 }
 
 impl HandlerConfig {

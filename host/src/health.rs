@@ -116,6 +116,16 @@ impl Health {
         });
     }
 
+    /// The source is not there any more.
+    pub(crate) fn forget(&self, tenant: &Tenant, source: &str) {
+        self.change(|s| drop(s.sources.remove(&(tenant.to_string(), source.to_owned()))));
+    }
+
+    /// The sink, `tenant/sink`, is not there any more.
+    pub(crate) fn forget_sink(&self, sink: &str) {
+        self.change(|s| drop(s.sinks.remove(sink)));
+    }
+
     pub(crate) fn source_ready(&self, origin: &Origin) {
         let before = self.change(|s| {
             let health = s.sources.get_mut(&key(origin))?;

@@ -1,7 +1,6 @@
 //! From a configuration to a running host: the one file that knows every part.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,14 +11,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Admin},
-    channel::{Credits, Origin, control_channel},
-    config::{Config, HostConfig, SourceConfig, SourceKind, StoreConfig, Unmatched},
+    channel::{Origin, control_channel},
+    config::{Config, HostConfig, StoreConfig},
     controller::{
         Commands, Controller,
         accept::{DurableIntake, Router},
         attempts::Attempts,
         bell::Bell,
-        generation::{EMIT, EMITTED, Generation, Policy},
+        generation::Generation,
         probation::{self, Probation},
         settle::Settler,
     },
@@ -30,19 +29,15 @@ use crate::{
         serve::{self, Stop},
     },
     pause::{Part, Parts, PauseError, Pauses, Records},
-    plugin::{Handler, Loader, load::LoadError},
+    plugin::{Loader, load::LoadError},
+    reload::{self, Book, Handlers, Plugin, Reloaded, Reloader, Works},
     shutdown::{Running, Takedown, ledger::Ledgers},
-    sink::outbox::Outbox,
     source::{
-        Source, SourceContext,
-        poller::PollerSource,
-        queue::{embedded::EmbeddedQueue, kafka::KafkaSource, rabbitmq::RabbitmqSource},
-        supervise,
+        Source,
         tasks::{FeederState, TaskFeeder},
-        timer::TimerSource,
-        webhook::WebhookSource,
     },
     store::{Retention, Store, postgres::PostgresStore, sqlite::SqliteStore},
+    supervisor::{Supervisor, Supplies},
     task, telemetry,
     tenant::Tenant,
     token::Token,
@@ -99,6 +94,51 @@ impl Host {
         self.running.pauses.resume(&Tenant::default(), &part).await
     }
 
+    /// Read the configuration file again, and all that it names, and have that serve: everything of it, or nothing where something is wrong
+    /// with it. `force`: though events wait that nobody would take any more.
+    ///
+    /// Cancel safe in that either happens also when this is dropped half way.
+    pub async fn reload(&self, force: bool) -> Reloaded {
+        self.running.reload(None, force).await
+    }
+
+    /// The same with a configuration that is given.
+    pub async fn reload_with(&self, config: Config, force: bool) -> Reloaded {
+        self.running.reload(Some(config), force).await
+    }
+
+    /// Which versions of the handlers serve and served.
+    pub async fn plugins(&self) -> Vec<Plugin> {
+        match &self.running.reloader {
+            Some(reloader) => reloader.plugins().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Have an earlier version of a handler serve, and not what its files say, until they say something else. `version`: the beginning of a
+    /// digest; none: the last one that served before. It holds for the next start too.
+    pub async fn roll_back(&self, handler: &str, version: Option<&str>) -> Reloaded {
+        match &self.running.reloader {
+            Some(reloader) => reloader.roll_back(&(Tenant::default(), handler.to_owned()), version).await,
+            None => Reloaded::kept_old("what serves here never changes"),
+        }
+    }
+
+    /// Have the new version of a handler serve that has a share of its calls, without waiting until it is known to be as good.
+    pub async fn promote(&self, handler: &str) -> Reloaded {
+        match &self.running.reloader {
+            Some(reloader) => reloader.promote(&(Tenant::default(), handler.to_owned())).await,
+            None => Reloaded::kept_old("what serves here never changes"),
+        }
+    }
+
+    /// Like [`reload`](Self::reload), without waiting for it: what comes of it is in the log, with who `asked`.
+    pub fn begin_reload(&self, asked: &'static str) {
+        if let Some(reloader) = self.running.reloader.clone() {
+            task::spawn("reload", async move { reloader.ask(None, false, asked).await });
+        }
+    }
+
     /// What is paused now.
     pub fn paused(&self) -> Vec<Part> {
         self.running.pauses.paused().into_keys().map(|(_, part)| part).collect()
@@ -148,6 +188,9 @@ impl HostBuilder {
     }
 }
 
+/// The least the control channel has room for: a place costs nothing until it is used.
+const ROOM: usize = 1 << 16;
+
 async fn boot(
     config: &Config,
     own: Vec<(String, usize, Arc<dyn Source>)>,
@@ -158,15 +201,20 @@ async fn boot(
     let mut takedown = Takedown::default();
 
     // Plugins: built, compiled, linked.
-    let handlers = load_handlers(config, store.clone()).await.map_err(phase("plugins"))?;
-    let generation = Arc::new(ArcSwap::from_pointee(Generation::new(handlers, policies(config), config.sinks.clone())));
+    let loader = Arc::new(Loader::of(config, store.clone()).map_err(phase("plugins"))?);
+    let loaded = reload::load_all(&loader, config, &Handlers::new()).await.map_err(|errors| phase("plugins")(all_of(&errors)))?;
+    let book = Book::load(store.clone()).await.map_err(phase("store"))?;
+    reload::recall(&loader, &book, &loaded).await;
+    let handlers = loaded.values().map(|loaded| loaded.handler.clone());
+    let generation = Arc::new(ArcSwap::from_pointee(Generation::of(config, handlers)));
+    let settings = Arc::new(ArcSwap::from_pointee(config.host.clone()));
 
     // The control channel and the controller, receiving.
     let bell = Bell::default();
     let router = Router { generation: generation.clone(), keep: !config.host.keep_events.is_zero() };
     let orders = store.orders().await.map_err(phase("store"))?;
     let parts = own.iter().fold(Parts::of(config), |parts, (name, _, _)| parts.own(name));
-    let records = Records { store: store.clone(), parts: Arc::new(parts) };
+    let records = Records::new(store.clone(), parts);
     let ended_badly = store.ended_badly() || admin::socket::is_left_behind(&config.host.store);
     let in_flight = config.sources.iter().map(|source| source.in_flight as u64).sum();
     let attempts = Attempts::load(store.clone(), ended_badly, in_flight, config.host.dedup_for).await.map_err(phase("store"))?;
@@ -186,7 +234,8 @@ async fn boot(
     let groups = (config.sources.len() + own.len() + 1) * config.handlers.len().max(1);
     let credits =
         own.iter().map(|(_, n, _)| n).sum::<usize>() + config.sources.iter().map(|s| s.in_flight).sum::<usize>() + groups * task_credits;
-    let (control, receiver) = control_channel(credits);
+    // Sources that a reload adds have credits too.
+    let (control, receiver) = control_channel(credits.max(ROOM));
     if ended_badly {
         tracing::warn!("the last host on this store ended without a stop: what was in flight is run with care for a while");
     }
@@ -223,6 +272,35 @@ async fn boot(
     let admin_address = admin_listener.local_addr().map_err(phase("admin listener"))?;
     let letters = DeadLetters::serving(config, store.clone(), generation.clone(), settler.clone());
     let events = HandledEvents::new(store.clone(), generation.clone(), bell.clone());
+    let stopping = CancellationToken::new();
+    let acceptor =
+        Arc::new(DurableIntake { router, store: store.clone(), bell: bell.clone(), health: health.clone(), ledgers: ledgers.clone() });
+    let supplies = Supplies {
+        store: store.clone(),
+        acceptor,
+        settler: settler.clone(),
+        routes: routes.clone(),
+        health: health.clone(),
+        pauses: pauses.clone(),
+        token: token.clone(),
+    };
+    let supervisor = Arc::new(Supervisor::new(supplies, control.clone(), stopping.clone()));
+    takedown.supervisor(&supervisor);
+    let works = Works {
+        loader,
+        book,
+        generation,
+        supervisor: supervisor.clone(),
+        pauses: pauses.clone(),
+        letters: letters.clone(),
+        routes: routes.clone(),
+        health: health.clone(),
+        bell: bell.clone(),
+        store: store.clone(),
+        settings: settings.clone(),
+        own: own.iter().map(|(name, _, _)| name.clone()).collect(),
+    };
+    let reloader = Reloader::new(works, config.clone(), loaded);
     let admin = Admin {
         health: health.clone(),
         store: store.clone(),
@@ -230,6 +308,7 @@ async fn boot(
         events: events.clone(),
         commands: commands.clone(),
         pauses: pauses.clone(),
+        reloader: reloader.clone(),
         ledgers: ledgers.clone(),
         token: token.clone(),
         routes: routes.clone(),
@@ -244,7 +323,6 @@ async fn boot(
     let control_socket = admin::socket::start(&config.host.store, admin, stop_admin.clone()).map_err(phase("control socket"))?;
 
     // Sources.
-    let stopping = CancellationToken::new();
     let feeder = TaskFeeder {
         store: store.clone(),
         control: control.clone(),
@@ -258,46 +336,22 @@ async fn boot(
     takedown.token(&stopping);
     takedown.store(store);
     let feeder = takedown.task(task::spawn("tasks", feeder.run(FeederState::default())));
-    let mut sources = vec![("tasks".to_owned(), feeder)];
-    let acceptor = Arc::new(DurableIntake { router, store: store.clone(), bell, health: health.clone(), ledgers: ledgers.clone() });
-    let context = |tenant: Tenant, name: &str, kind: &str, in_flight: usize| {
-        let origin = Origin { tenant, source: name.into(), kind: kind.into() };
-        SourceContext {
-            credits: Credits::behind(pauses.gate(&origin), in_flight),
-            origin,
-            control: control.clone(),
-            acceptor: acceptor.clone(),
-            store: store.clone(),
-            routes: routes.clone(),
-            health: health.clone(),
-            stopping: stopping.clone(),
-        }
-    };
-    let mut to_start = Vec::new();
     for source in &config.sources {
-        let context = context(source.tenant.clone(), &source.name, source.kind.word(), source.in_flight);
-        to_start.push((built_in(source, config, &token), context));
+        supervisor.start_source(source, config);
     }
     for (name, in_flight, source) in own {
-        let context = context(Tenant::default(), &name, source.kind(), in_flight);
-        to_start.push((source, context));
+        let origin = Origin { tenant: Tenant::default(), source: name.into(), kind: source.kind().into() };
+        supervisor.start(origin, in_flight, source);
     }
-    for (_, context) in &to_start {
-        health.expect(context.origin());
-    }
-    for (source, context) in to_start {
-        let name = context.origin().source.to_string();
-        sources.push((name, takedown.task(task::spawn("source", supervise::supervise(source, context)))));
-    }
-    let stop_sinks = CancellationToken::new();
-    takedown.token(&stop_sinks);
-    let mut sinks = Vec::new();
     for sink in &config.sinks {
-        let outbox = Outbox::new(sink.clone(), store.clone(), settler.clone(), settler.bell.clone(), health.clone());
-        sinks.push((sink.name.clone(), takedown.task(task::spawn("sink", outbox.run(stop_sinks.clone())))));
+        supervisor.start_sink(sink);
     }
-    drop((control, acceptor));
-    let keep = keep_retention(store.clone(), retention(config), stopping.clone());
+    drop(control);
+    if !config.file.as_os_str().is_empty() {
+        takedown.task(task::spawn("watch", reload::watch::watch(reloader.clone(), stopping.clone())));
+    }
+    takedown.task(task::spawn("versions", reloader.clone().keep_book(stopping.clone())));
+    let keep = keep_retention(store.clone(), settings.clone(), stopping.clone());
     let watch = watch_store(store.clone(), health.clone(), stopping.clone());
     let heed = pauses.clone().keep(stopping.clone());
     let keeper = takedown.task(task::spawn("store keeper", async { tokio::join!(keep, watch, heed).0 }));
@@ -322,15 +376,14 @@ async fn boot(
         listener,
         admin: admin_task,
         control_socket,
-        sources,
-        stop_sinks,
-        sinks,
+        feeder,
+        supervisor,
+        reloader: Some(reloader),
         keeper,
         routes,
         listen_address,
         admin_address,
-        drain_deadline: config.host.drain_deadline,
-        drain_delay: config.host.drain_delay,
+        settings,
     })
 }
 
@@ -343,20 +396,6 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, crate::store::Sto
     };
     let store = opened.await.map_err(|e| crate::store::StoreError::Other(e.to_string()))??;
     Ok(Arc::new(store))
-}
-
-/// Load every handler; every problem is reported, not only the first.
-async fn load_handlers(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Vec<Arc<Handler>>> {
-    let loader = Arc::new(Loader::of(config, store)?);
-    let mut handlers = Vec::new();
-    let mut problems = Vec::new();
-    for handler in &config.handlers {
-        match loader.load(handler).await {
-            Ok(handler) => handlers.push(handler),
-            Err(error) => problems.push(error),
-        }
-    }
-    all_or(handlers, problems)
 }
 
 /// Build and load every handler and serve nothing, as `koksmat check` does.
@@ -382,55 +421,30 @@ pub async fn build_handlers(config: &Config, built: impl Fn(&str, bool, Duration
             Err(error) => problems.push(error),
         }
     }
-    all_or((), problems)
+    if problems.is_empty() { Ok(()) } else { Err(all_of(&problems)) }
 }
 
-fn all_or<T>(value: T, problems: Vec<LoadError>) -> anyhow::Result<T> {
-    if problems.is_empty() {
-        return Ok(value);
-    }
-    Err(anyhow::Error::msg(problems.iter().map(LoadError::to_string).collect::<Vec<_>>().join("\n")))
-}
-
-fn built_in(source: &SourceConfig, config: &Config, token: &Token) -> Arc<dyn Source> {
-    match &source.kind {
-        SourceKind::Kafka(kafka) => Arc::new(KafkaSource::new(kafka.clone())),
-        SourceKind::Rabbitmq(rabbitmq) => Arc::new(RabbitmqSource::new(rabbitmq.clone())),
-        SourceKind::Embedded(embedded) => Arc::new(EmbeddedQueue::new(embedded.clone(), token.secret().clone())),
-        SourceKind::Poller(poller) => Arc::new(PollerSource::new(poller.clone())),
-        SourceKind::Webhook(webhook) => Arc::new(WebhookSource::new(webhook.clone(), config.reply_handler(source))),
-        SourceKind::Timer(timer) => Arc::new(TimerSource::new(timer.clone())),
-    }
-}
-
-fn policies(config: &Config) -> HashMap<(Tenant, Arc<str>), Policy> {
-    let of = |source: &SourceConfig| {
-        let backlog = match &source.kind {
-            SourceKind::Embedded(embedded) => Some(embedded.backlog),
-            _ => None,
-        };
-        ((source.tenant.clone(), Arc::from(source.name.as_str())), Policy { unmatched: source.unmatched, backlog })
-    };
-    // What sinks cannot publish now waits in the store, like any backlog up to a bound.
-    let emitted = ((Tenant::default(), Arc::from(EMIT)), Policy { unmatched: Unmatched::DeadLetter, backlog: Some(EMITTED) });
-    config.sources.iter().map(of).chain([emitted]).collect()
+/// Every problem, not only the first.
+fn all_of(problems: &[LoadError]) -> anyhow::Error {
+    anyhow::Error::msg(problems.iter().map(LoadError::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 fn in_flight_of_tasks(config: &Config) -> usize {
     config.sources.iter().map(|source| source.in_flight).max().unwrap_or(256)
 }
 
-fn retention(config: &Config) -> Retention {
-    let HostConfig { dedup_for, keep_dead_letters, keep_events, keep_events_size, .. } = config.host;
+fn retention(host: &HostConfig) -> Retention {
+    let HostConfig { dedup_for, keep_dead_letters, keep_events, keep_events_size, .. } = *host;
     Retention { settled: dedup_for, dead_letters: keep_dead_letters, kept: keep_events, kept_bytes: keep_events_size }
 }
 
 /// Forget what is older than it has to be remembered, every now and then.
-async fn keep_retention(store: Arc<dyn Store>, retention: Retention, stopping: CancellationToken) {
-    // What is bounded by its bytes is looked at more often than what is bounded by its age alone.
-    let every = if retention.kept.is_zero() { Duration::from_secs(600) } else { Duration::from_secs(10) };
+async fn keep_retention(store: Arc<dyn Store>, settings: Arc<ArcSwap<HostConfig>>, stopping: CancellationToken) {
     loop {
-        match store.expire(retention.clone()).await {
+        let retention = retention(&settings.load());
+        // What is bounded by its bytes is looked at more often than what is bounded by its age alone.
+        let every = if retention.kept.is_zero() { Duration::from_secs(600) } else { Duration::from_secs(10) };
+        match store.expire(retention).await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(rows, "forgot what is older than it has to be remembered"),
             Err(error) => tracing::warn!(%error, "cannot forget old rows"),
@@ -489,17 +503,5 @@ impl Default for Config {
             sinks: Vec::new(),
             warnings: Vec::new(),
         }
-    }
-}
-
-impl Config {
-    /// The one handler that answers the requests of a webhook with `reply = "handler"`.
-    fn reply_handler(&self, source: &SourceConfig) -> Option<String> {
-        let event_of = |entry: &crate::config::Subscription| {
-            let fits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| crate::config::matches(wanted, found));
-            fits(&entry.source, &source.name) && fits(&entry.kind, source.kind.word())
-        };
-        let mut wanting = self.handlers.iter().filter(|h| h.tenant == source.tenant && h.on.iter().any(event_of));
-        wanting.next().map(|handler| handler.name.clone())
     }
 }

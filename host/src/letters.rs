@@ -32,7 +32,7 @@ pub use handled::HandledEvents;
 #[derive(Clone)]
 pub struct DeadLetters {
     store: Arc<dyn Store>,
-    places: Arc<Places>,
+    places: Arc<ArcSwap<Places>>,
     handlers: Handlers,
     /// One trial at a time: they take instances that calls may need.
     trying: Arc<tokio::sync::Mutex<()>>,
@@ -87,7 +87,12 @@ impl DeadLetters {
     }
 
     fn of(config: &Config, store: Arc<dyn Store>, handlers: Handlers) -> Self {
-        Self { store, places: Arc::new(Places::of(config)), handlers, trying: Arc::default() }
+        Self { store, places: Arc::new(ArcSwap::from_pointee(Places::of(config))), handlers, trying: Arc::default() }
+    }
+
+    /// The sources are configured otherwise from now on.
+    pub(crate) fn change_places(&self, config: &Config) {
+        self.places.store(Arc::new(Places::of(config)));
     }
 
     /// Dead letters, oldest first.
@@ -192,7 +197,7 @@ impl DeadLetters {
     pub(crate) fn shown(&self, letter: &DeadLetter) -> serde_json::Value {
         let mut value = serde_json::to_value(letter).unwrap_or_default();
         value["event"] = serde_json::from_str(&crate::event::cloudevents::to_structured(&letter.event)).unwrap_or_default();
-        value["coordinates"] = serde_json::to_value(self.places.coordinates(letter)).unwrap_or_default();
+        value["coordinates"] = serde_json::to_value(self.places.load().coordinates(letter)).unwrap_or_default();
         value["traceparent"] = letter.event.traceparent().into();
         value
     }
@@ -264,9 +269,10 @@ fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u32, name: &
 /// The handlers of a configuration; only `one` of them if it is said.
 async fn load(config: &Config, store: Arc<dyn Store>, one: Option<&str>) -> Result<Generation, String> {
     let loader = Loader::of(config, store).map_err(|error| format!("{error:#}"))?;
+    let queues = config.queues();
     let mut handlers = Vec::new();
     for handler in config.handlers.iter().filter(|handler| one.is_none_or(|one| handler.name == one)) {
-        handlers.push(loader.load_once(handler).await.map_err(|error| error.to_string())?);
+        handlers.push(loader.load_once(handler, &queues).await.map_err(|error| error.to_string())?);
     }
     Ok(Generation::new(handlers, Default::default(), Vec::new()))
 }

@@ -33,12 +33,14 @@ pub mod pause;
 mod planted;
 pub mod plugin;
 pub mod receipt;
+pub mod reload;
 pub mod shutdown;
 #[cfg(test)]
 mod simulator;
 mod sink;
 pub mod source;
 pub mod store;
+mod supervisor;
 mod task;
 pub mod telemetry;
 pub mod tenant;

@@ -54,6 +54,16 @@ impl Routes {
         Some(Mounted { routes: self.clone(), path: path.to_owned() })
     }
 
+    /// Nobody will serve `path` again, unless somebody does now.
+    pub(crate) fn forget(&self, path: &str) {
+        let _change = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mounted = HashMap::clone(&self.0.mounted.load());
+        if mounted.get(path).is_some_and(Option::is_none) {
+            mounted.remove(path);
+            self.0.mounted.store(Arc::new(mounted));
+        }
+    }
+
     /// Everything that is mounted, now or later, as one router. Any other path is 404; one whose source is away is 503, because a sender
     /// takes 404 for final.
     pub(crate) fn router(&self) -> Router {

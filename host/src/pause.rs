@@ -8,12 +8,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -178,17 +179,27 @@ impl Parts {
 #[derive(Clone)]
 pub(crate) struct Records {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) parts: Arc<Parts>,
+    parts: Arc<ArcSwap<Parts>>,
 }
 
 impl Records {
+    pub(crate) fn new(store: Arc<dyn Store>, parts: Parts) -> Self {
+        Self { store, parts: Arc::new(ArcSwap::from_pointee(parts)) }
+    }
+
+    /// The sources and handlers there are now.
+    pub(crate) fn parts(&self) -> Arc<Parts> {
+        self.parts.load_full()
+    }
+
     /// Write down that something is paused; since when it is. Pausing twice is no error.
     ///
     /// # Errors
     /// When there is nothing of this name, or the store fails.
     pub(crate) async fn pause(&self, tenant: &Tenant, part: &Part) -> Result<Millis, PauseError> {
-        if !self.parts.has(tenant, part) {
-            return Err(self.parts.unknown(tenant, part));
+        let parts = self.parts();
+        if !parts.has(tenant, part) {
+            return Err(parts.unknown(tenant, part));
         }
         if let Some(since) = self.read().await?.get(&(tenant.clone(), part.clone())) {
             return Ok(*since);
@@ -204,8 +215,9 @@ impl Records {
     /// When there is nothing of this name, or the store fails.
     pub(crate) async fn resume(&self, tenant: &Tenant, part: &Part) -> Result<bool, PauseError> {
         let paused = self.read().await?.contains_key(&(tenant.clone(), part.clone()));
-        if !paused && !self.parts.has(tenant, part) {
-            return Err(self.parts.unknown(tenant, part));
+        let parts = self.parts();
+        if !paused && !parts.has(tenant, part) {
+            return Err(parts.unknown(tenant, part));
         }
         self.write(tenant, part, None).await?;
         Ok(paused)
@@ -236,13 +248,16 @@ impl Records {
 #[derive(Clone)]
 pub(crate) struct Pauses(Arc<Inner>);
 
+/// The gate of each source, and what closes it.
+type Gates = BTreeMap<(Tenant, String), (watch::Sender<Closed>, Gate)>;
+
 struct Inner {
     records: Records,
     health: Health,
     paused: watch::Sender<Paused>,
     /// Whose turn it is to change that: what is read must not be older than what was written meanwhile.
     turn: tokio::sync::Mutex<()>,
-    gates: BTreeMap<(Tenant, String), (watch::Sender<Closed>, Gate)>,
+    gates: Mutex<Gates>,
     /// The host stops.
     open_for_good: AtomicBool,
 }
@@ -253,13 +268,13 @@ impl Pauses {
     /// # Errors
     /// When the store fails.
     pub(crate) async fn load(records: Records, health: Health) -> Result<Self, StoreError> {
-        let gates = records.parts.sources.keys().map(|key| (key.clone(), Gate::new())).collect();
+        let gates = records.parts().sources.keys().map(|key| (key.clone(), Gate::new())).collect();
         let pauses = Self(Arc::new(Inner {
             records,
             health,
             paused: watch::Sender::default(),
             turn: Default::default(),
-            gates,
+            gates: Mutex::new(gates),
             open_for_good: AtomicBool::new(false),
         }));
         pauses.look().await?;
@@ -280,6 +295,30 @@ impl Pauses {
         let was_paused = self.0.records.resume(tenant, part).await?;
         self.heed(self.0.records.read().await?);
         Ok(was_paused)
+    }
+
+    /// There are other sources and handlers from now on. The gate of one that stays is the same; who comes new is paused if it was when it
+    /// was there before.
+    pub(crate) async fn change_parts(&self, parts: Parts) {
+        let _turn = self.0.turn.lock().await;
+        let paused = self.paused();
+        let gate = |key: &(Tenant, String)| {
+            let (closed, gate) = Gate::new();
+            let paused = paused.contains_key(&(key.0.clone(), Part::Source(key.1.clone())));
+            closed.send_modify(|closed| closed.paused = paused && self.may_close());
+            (closed, gate)
+        };
+        let mut gates = self.gates();
+        gates.retain(|key, _| parts.sources.contains_key(key));
+        for key in parts.sources.keys() {
+            gates.entry(key.clone()).or_insert_with_key(gate);
+        }
+        drop(gates);
+        self.0.records.parts.store(Arc::new(parts));
+    }
+
+    fn gates(&self) -> MutexGuard<'_, Gates> {
+        self.0.gates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What stands in the store.
@@ -310,7 +349,7 @@ impl Pauses {
 
     /// Whether tasks are not handed out: their handler is paused, or the queue they wait in.
     pub(crate) fn holds_tasks(&self, Group { tenant, source, handler }: &Group) -> bool {
-        let stored = || self.0.records.parts.sources.get(&(tenant.clone(), source.to_string())).is_some_and(|way| way.stored);
+        let stored = || self.0.records.parts.load().sources.get(&(tenant.clone(), source.to_string())).is_some_and(|way| way.stored);
         self.holds_handler(tenant, handler) || self.holds(tenant, || Part::Source(source.to_string())) && stored()
     }
 
@@ -322,7 +361,7 @@ impl Pauses {
 
     /// The gate before the credits of a source.
     pub(crate) fn gate(&self, origin: &Origin) -> Gate {
-        self.0.gates.get(&(origin.tenant.clone(), origin.source.to_string())).map_or_else(|| Gate::new().1, |(_, gate)| gate.clone())
+        self.gates().get(&(origin.tenant.clone(), origin.source.to_string())).map_or_else(|| Gate::new().1, |(_, gate)| gate.clone())
     }
 
     /// Asked while a gate is being changed: once they are open for good none closes.
@@ -333,7 +372,7 @@ impl Pauses {
     /// Open all gates for good: the host stops, and its sources take nothing new for that reason.
     pub(crate) fn open_gates(&self) {
         self.0.open_for_good.store(true, Ordering::SeqCst);
-        self.0.gates.values().for_each(|(closed, _)| closed.send_modify(|closed| *closed = Closed::default()));
+        self.gates().values().for_each(|(closed, _)| closed.send_modify(|closed| *closed = Closed::default()));
     }
 
     /// Heed what other hosts pause, and what waits in the store, until told to stop.
@@ -363,10 +402,11 @@ impl Pauses {
 
     /// Close the gate of every source of which as much waits in the store as may.
     async fn weigh(&self) {
-        for (key @ (tenant, source), way) in &self.0.records.parts.sources {
-            let Some((closed, _)) = self.0.gates.get(key).filter(|_| way.weighed) else { continue };
+        for (key @ (tenant, source), way) in self.0.records.parts().sources.iter().filter(|(_, way)| way.weighed) {
             let Ok(unsettled) = self.0.records.store.backlog(tenant.clone(), source.as_str().into()).await else { continue };
             let full = unsettled >= way.bound;
+            let gates = self.gates();
+            let Some((closed, _)) = gates.get(key) else { continue };
             let changed = closed.send_if_modified(|closed| self.may_close() && std::mem::replace(&mut closed.full, full) != full);
             if changed {
                 let why = format!("{unsettled} of its events wait in the store");
@@ -396,7 +436,7 @@ impl Pauses {
         metrics::gauge!(telemetry::PAUSED, "tenant" => tenant.to_string(), "part" => word, "name" => name.to_owned())
             .set(f64::from(u8::from(paused)));
         if let Part::Source(name) = part
-            && let Some((closed, _)) = self.0.gates.get(&(tenant.clone(), name.clone()))
+            && let Some((closed, _)) = self.gates().get(&(tenant.clone(), name.clone()))
         {
             closed.send_if_modified(|closed| self.may_close() && std::mem::replace(&mut closed.paused, paused) != paused);
         }
@@ -411,14 +451,14 @@ mod tests {
         sqlite::SqliteStore,
     };
 
-    fn parts(bound: u64) -> Arc<Parts> {
+    fn parts(bound: u64) -> Parts {
         let way = Way { stored: false, bound, weighed: true };
         let key = |name: &str| (Tenant::default(), name.to_owned());
-        Arc::new(Parts { sources: [(key("orders"), way)].into(), handlers: [key("invoice")].into() })
+        Parts { sources: [(key("orders"), way)].into(), handlers: [key("invoice")].into() }
     }
 
     async fn load(store: &Arc<dyn Store>) -> (Pauses, Gate) {
-        let pauses = Pauses::load(Records { store: store.clone(), parts: parts(2) }, Health::default()).await.unwrap();
+        let pauses = Pauses::load(Records::new(store.clone(), parts(2)), Health::default()).await.unwrap();
         let gate = pauses.gate(&Origin { tenant: Tenant::default(), source: "orders".into(), kind: "memory".into() });
         (pauses, gate)
     }

@@ -5,12 +5,14 @@
 mod aside;
 pub(crate) mod bindings;
 pub(crate) mod build;
+mod canary;
 pub(crate) mod capability;
 mod contract;
 mod data;
 mod effects;
 pub mod engine;
 mod guest;
+pub(crate) mod inputs;
 pub mod instance;
 mod limits;
 mod link;
@@ -18,13 +20,12 @@ pub(crate) mod load;
 pub(crate) mod recording;
 mod tape;
 mod trial;
+pub(crate) mod version;
 
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::AtomicBool},
 };
-
-use arc_swap::ArcSwap;
 
 use crate::{config::HandlerConfig, store::Store, telemetry::CallMetrics};
 
@@ -38,7 +39,10 @@ pub use recording::{Page, Recording, Setup};
 pub use tape::Exchange;
 pub use trial::{Asked, Emitted, Ended, Reply, Trial, Written};
 
-use self::{build::Positions, capability::http::Outbound};
+use self::{
+    capability::http::Outbound,
+    version::{Code, Versions},
+};
 
 /// A core module as a component, a component as it is: what [`Loader`] does before it compiles.
 ///
@@ -52,8 +56,7 @@ pub fn encode(wasm: Vec<u8>) -> anyhow::Result<Vec<u8>> {
 pub struct Handler {
     /// What the configuration says of it.
     pub config: Arc<HandlerConfig>,
-    /// Swapped when better code for the same source is ready; a call keeps the one it began with.
-    pub(crate) code: ArcSwap<Code>,
+    pub(crate) versions: Versions,
     pub(crate) queues: Arc<HashSet<String>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) outbound: Outbound,
@@ -76,7 +79,12 @@ pub(crate) trait StandIn: Send + Sync {
 impl Handler {
     /// The digest of what serves now: of the component, or of the script.
     pub fn digest(&self) -> String {
-        self.code.load().digest.to_string()
+        self.versions.serving().digest.to_string()
+    }
+
+    /// Whether it is what this configuration and this code would make.
+    pub(crate) fn is(&self, config: &HandlerConfig, queues: &HashSet<String>, digest: &str) -> bool {
+        &*self.config == config && *self.queues == *queues && self.versions.wanted() == digest
     }
 
     /// With what it is set up, as far as a call can tell.
@@ -120,12 +128,13 @@ pub(crate) fn bare_handler(config: HandlerConfig, store: Arc<dyn Store>, stand_i
         (engine, linked)
     });
     let (engine, linked) = &*CODE;
-    let code = Code { pre: linked.clone(), digest: "simulated".into(), positions: Positions::default(), script: None };
+    let digest = "simulated".into();
+    let code = Code { pre: linked.clone(), digest, positions: build::Positions::default(), script: None, counts: Default::default() };
     Handler {
         outbound: Outbound::new(&[]),
         metrics: CallMetrics::of(&config.tenant, &config.name),
         config: Arc::new(config),
-        code: ArcSwap::from_pointee(code),
+        versions: Versions::of(Arc::new(code), Default::default()),
         queues: Arc::default(),
         store,
         heavy: AtomicBool::new(false),
@@ -138,20 +147,4 @@ impl std::fmt::Debug for Handler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handler").field("config", &self.config).finish_non_exhaustive()
     }
-}
-
-/// Code that is ready to be instantiated.
-pub(crate) struct Code {
-    pub(crate) pre: link::Linked,
-    pub(crate) digest: Arc<str>,
-    pub(crate) positions: Positions,
-    /// Set while a new script is served by the generic runtime, which loads it anew for each event, until its snapshot is compiled.
-    pub(crate) script: Option<Arc<ScriptLoad>>,
-}
-
-/// What the generic runtime's `load` is called with.
-pub(crate) struct ScriptLoad {
-    pub(crate) load: wasmtime::component::ComponentExportIndex,
-    pub(crate) entry: String,
-    pub(crate) modules: Vec<(String, String)>,
 }

@@ -10,6 +10,7 @@ pub mod signals;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{
     task::{AbortHandle, JoinHandle},
     time::{Instant, timeout, timeout_at},
@@ -20,14 +21,17 @@ pub use ledger::{Counts, Ledger};
 
 use crate::{
     admin::socket::ControlSocket,
+    config::{Config, HostConfig},
     controller::{Command, Commands, settle::Settler},
     health::{Health, Phase},
     host::Host,
     letters::{DeadLetters, HandledEvents},
     listener::{Routes, serve::Stop},
     pause::Pauses,
+    reload::{Reloaded, Reloader},
     shutdown::ledger::Ledgers,
     store::Store,
+    supervisor::{self, Supervisor},
 };
 
 /// What sources and commits may still take once every call has ended,
@@ -59,15 +63,26 @@ pub(crate) struct Running {
     pub(crate) listener: JoinHandle<()>,
     pub(crate) admin: JoinHandle<()>,
     pub(crate) control_socket: Option<ControlSocket>,
-    pub(crate) sources: Vec<(String, JoinHandle<()>)>,
-    pub(crate) stop_sinks: CancellationToken,
-    pub(crate) sinks: Vec<(String, JoinHandle<()>)>,
+    pub(crate) feeder: JoinHandle<()>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    /// None: what serves never changes.
+    pub(crate) reloader: Option<Reloader>,
     pub(crate) keeper: JoinHandle<()>,
     pub(crate) routes: Routes,
     pub(crate) listen_address: SocketAddr,
     pub(crate) admin_address: SocketAddr,
-    pub(crate) drain_deadline: Option<Duration>,
-    pub(crate) drain_delay: Duration,
+    /// As they are now: a reload may have changed them.
+    pub(crate) settings: Arc<ArcSwap<HostConfig>>,
+}
+
+impl Running {
+    /// Have what is wanted serve: a configuration, or what the files say. It goes on though nobody waits for it.
+    pub(crate) async fn reload(&self, wanted: Option<Config>, force: bool) -> Reloaded {
+        match &self.reloader {
+            Some(reloader) => reloader.ask(wanted, force, "the program").await,
+            None => Reloaded::kept_old("what serves here never changes"),
+        }
+    }
 }
 
 /// What runs before it is stopped, and ends when this is dropped: the parts of a boot that failed, or of a host that was dropped without
@@ -76,10 +91,16 @@ pub(crate) struct Running {
 pub(crate) struct Takedown {
     tokens: Vec<CancellationToken>,
     tasks: Vec<AbortHandle>,
+    supervisor: Option<Arc<Supervisor>>,
     store: Option<Arc<dyn Store>>,
 }
 
 impl Takedown {
+    /// End whatever source and sink runs by then.
+    pub(crate) fn supervisor(&mut self, supervisor: &Arc<Supervisor>) {
+        self.supervisor = Some(supervisor.clone());
+    }
+
     /// End something by its token.
     pub(crate) fn token(&mut self, token: &CancellationToken) {
         self.tokens.push(token.clone());
@@ -100,6 +121,7 @@ impl Takedown {
     fn done(mut self) {
         self.tokens.clear();
         self.tasks.clear();
+        self.supervisor = None;
         self.store = None;
     }
 }
@@ -110,6 +132,9 @@ impl Drop for Takedown {
             store.abandon();
         }
         self.tokens.iter().for_each(CancellationToken::cancel);
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.abort();
+        }
         self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
@@ -185,9 +210,9 @@ impl Host {
 
     /// Wait until something of the host has ended that cannot be started again; then it has to be shut down. Cancel safe.
     pub async fn failed(&self) {
-        let Running { controller, listener, sources, .. } = &self.running;
+        let Running { controller, listener, feeder, supervisor, .. } = &self.running;
         // Sources are kept running by their task; when it ends before the stop, nobody does.
-        while !(controller.is_finished() || listener.is_finished() || sources.iter().any(|(_, source)| source.is_finished())) {
+        while !(controller.is_finished() || listener.is_finished() || feeder.is_finished() || supervisor.one_ended()) {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }
@@ -223,17 +248,19 @@ impl Phases {
 async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
     let mut phases = Phases { began: Instant::now() };
     running.health.enter(Phase::Draining);
-    if !running.drain_delay.is_zero() {
+    let settings = running.settings.load_full();
+    if !settings.drain_delay.is_zero() {
         tokio::select! {
-            () = tokio::time::sleep(running.drain_delay) => {}
+            () = tokio::time::sleep(settings.drain_delay) => {}
             () = hurry.cancelled() => {}
         }
     }
     phases.ended("not ready");
     let began = Instant::now();
-    let deadline = running.drain_deadline.map(|deadline| began + deadline);
+    let deadline = settings.drain_deadline.map(|deadline| began + deadline);
 
     running.stop_listening.graceful.cancel();
+    running.supervisor.start_no_more();
     running.stopping.cancel();
     running.pauses.open_gates();
     phases.ended("sources stop taking");
@@ -260,23 +287,19 @@ async fn drain(running: Running, hurry: CancellationToken) -> Stopped {
 
     let reserve = Instant::now() + RESERVE;
     let flushed_by = deadline.map_or(reserve, |deadline| reserve.min(deadline + OVERTIME));
+    if let Some(reloader) = &running.reloader {
+        reloader.close(flushed_by).await;
+    }
+    let leaving = running.supervisor.leave();
     let mut aborted = Vec::new();
-    for (name, mut source) in running.sources {
-        match timeout_at(flushed_by, &mut source).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(source = name, %error, "a source ended badly"),
-            Err(_) => {
-                tracing::error!(source = name.as_str(), "the source ignores its stop: aborted");
-                source.abort();
-                // What it holds of the control channel goes with it, unless it never lets its thread go.
-                let _ = timeout(LAST, source).await;
-                aborted.push(name);
-            }
+    for (name, source) in leaving.sources.into_iter().chain([("tasks".to_owned(), running.feeder)]) {
+        if !supervisor::ends(&name, source, Some(flushed_by)).await {
+            aborted.push(name);
         }
     }
     // No call runs any more: what was emitted is in the store, and goes out as far as the brokers take it now.
-    running.stop_sinks.cancel();
-    for (name, sink) in running.sinks {
+    running.supervisor.stop_sinks();
+    for (name, sink) in leaving.sinks {
         stop_task(&name, sink, flushed_by).await;
     }
     stop_task("listener", running.listener, flushed_by).await;

@@ -25,6 +25,11 @@ pub(crate) fn subscriber(sink: &str) -> Arc<str> {
     format!("{PREFIX}{sink}").into()
 }
 
+/// The sink that this subscriber is, if it is one.
+pub(crate) fn name_of(subscriber: &str) -> Option<&str> {
+    subscriber.strip_prefix(PREFIX)
+}
+
 /// Whether tasks of this subscriber are a sink's, and no handler's.
 pub(crate) fn is_sink(subscriber: &str) -> bool {
     subscriber.starts_with(PREFIX)

@@ -510,6 +510,23 @@ pub struct Depth {
     pub oldest: Option<Millis>,
 }
 
+/// Events of one type that wait in the store for one handler or sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Their source.
+    pub source: String,
+    /// That source's kind.
+    pub kind: String,
+    /// The handler, or the sink as a subscriber.
+    pub handler: String,
+    /// Their type.
+    pub ty: String,
+    /// How many.
+    pub count: u64,
+}
+
 /// The hosts that share a store, and what one of them does at a time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Fleet {
@@ -616,6 +633,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many tasks of a source are not settled: waiting, running or parked.
     fn backlog(&self, tenant: Tenant, source: Arc<str>) -> StoreFuture<'_, u64>;
+
+    /// What waits or runs, by the type of the event. It looks at every task.
+    fn waiting(&self) -> StoreFuture<'_, Vec<Waiting>>;
 
     /// What the queues hold.
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>>;

@@ -27,6 +27,7 @@ mod probation;
 mod rabbitmq;
 mod real_input;
 mod recording;
+mod reload;
 mod replay;
 mod rust_handlers;
 mod scripts;

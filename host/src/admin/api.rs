@@ -12,7 +12,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::{Admin, events, json, letters, operate, problem, store_error},
+    admin::{Admin, events, json, letters, operate, problem, reload, store_error},
     health::Report,
     listener::bearer,
     store::DeadLetterQuery,
@@ -47,6 +47,7 @@ pub(crate) fn router(admin: Admin, access: Access) -> Router<Admin> {
     let routes = Router::new()
         .route("/api/status", get(status))
         .route("/api/queues/{name}", post(publish))
+        .merge(reload::router())
         .merge(operate::router())
         .merge(letters::router())
         .merge(events::router());

@@ -121,7 +121,7 @@ impl Client {
             StoreConfig::Postgres { url, .. } => Arc::new(PostgresStore::open(url).await.map_err(ClientError::Store)?),
             _ => return Err(ClientError::NotRunning(client.socket)),
         };
-        let records = Records { store: opened.clone(), parts: Arc::new(Parts::of(config)) };
+        let records = Records::new(opened.clone(), Parts::of(config));
         client.offline = Some(admin::offline(DeadLetters::offline(config, opened), records));
         Ok(client)
     }
@@ -139,21 +139,29 @@ impl Client {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_for_text(&self, request: Request) -> Result<Bytes, ClientError> {
+        let (status, body) = self.ask(request).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        Err(ClientError::Refused { status: status.as_u16(), detail: value["detail"].as_str().unwrap_or_default().to_owned() })
+    }
+
+    /// The same with whatever was answered, a refusal too.
+    ///
+    /// # Errors
+    /// When no host runs, or the answer does not come.
+    pub async fn ask(&self, request: Request) -> Result<(StatusCode, Bytes), ClientError> {
         let uri = if request.query.is_empty() { request.path } else { format!("{}?{}", request.path, request.query) };
         let mut builder = http::Request::builder().method(request.method).uri(uri).header("host", "koksmat");
         if let Some(content_type) = request.content_type {
             builder = builder.header("content-type", content_type);
         }
         let request = builder.body(Full::new(Bytes::from(request.body))).map_err(|e| ClientError::Broken(e.to_string()))?;
-        let (status, body) = match &self.offline {
-            Some(router) => self.ask_offline(router.clone(), request).await?,
-            None => self.ask_host(request).await?,
-        };
-        if status.is_success() {
-            return Ok(body);
+        match &self.offline {
+            Some(router) => self.ask_offline(router.clone(), request).await,
+            None => self.ask_host(request).await,
         }
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-        Err(ClientError::Refused { status: status.as_u16(), detail: value["detail"].as_str().unwrap_or_default().to_owned() })
     }
 
     async fn ask_host(&self, request: http::Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {

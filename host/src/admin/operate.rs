@@ -160,11 +160,11 @@ pub(super) async fn waiting(records: &Records) -> Result<Vec<Queue>, StoreError>
     for depth in &depths {
         *backlogs.entry((depth.tenant.clone(), depth.source.clone())).or_default() += depth.ready + depth.later + depth.running;
     }
-    let at = now();
+    let (at, parts) = (now(), records.parts());
     let queue = |depth: Depth| Queue {
         oldest_ms: depth.oldest.map(|oldest| at.saturating_sub(oldest).max(0)),
         backlog: backlogs.get(&(depth.tenant.clone(), depth.source.clone())).copied().unwrap_or_default(),
-        bound: records.parts.bound(&depth.tenant, &depth.source),
+        bound: parts.bound(&depth.tenant, &depth.source),
         paused: is_paused(&paused, &depth),
         depth,
     };

@@ -2,7 +2,10 @@
 
 use std::{io::Write, path::Path};
 
-use koksmat::{BootError, Config, Host, shutdown::signals::Signals};
+use koksmat::{
+    BootError, Config, Host,
+    shutdown::signals::{Hangup, Signals},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, warn};
@@ -10,6 +13,7 @@ use super::{Failure, warn};
 /// Exit codes: 0 clean, 1 did not start, 2 wrong configuration, 3 a started call was cut, 4 the ledger does not balance.
 pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
     let mut signals = Signals::arm().map_err(|error| Failure::start(format!("cannot arm the signals: {error}")))?;
+    let mut hangup = Hangup::arm().map_err(|error| Failure::start(format!("cannot arm the signals: {error}")))?;
     let config = Config::load(path)?;
     warn(&config);
     let host = tokio::select! {
@@ -22,14 +26,18 @@ pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
     };
     tracing::info!(listen = %host.listen_address(), admin = %host.admin_address(), "koksmat {} runs", env!("CARGO_PKG_VERSION"));
 
-    let failed = tokio::select! {
-        signal = signals.next() => {
-            tracing::info!(signal, "stopping");
-            false
-        }
-        () = host.failed() => {
-            tracing::error!("a part of the host ended that cannot be started again: stopping");
-            true
+    let failed = loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
+                break false;
+            }
+            () = host.failed() => {
+                tracing::error!("a part of the host ended that cannot be started again: stopping");
+                break true;
+            }
+            () = hangup.next() => host.begin_reload("SIGHUP"),
         }
     };
     let hurry = CancellationToken::new();

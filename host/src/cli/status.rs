@@ -71,7 +71,7 @@ fn lanes(out: &mut String, status: &Value) {
         let _ = match lane["holder"].as_str() {
             Some(holder) => {
                 let event = lane["event"].as_str().unwrap_or_default();
-                let (since, held) = (time(&lane["since"]), age(lane["held_ms"].as_u64().unwrap_or(0)));
+                let (since, held) = (time_of(&lane["since"]), age(lane["held_ms"].as_u64().unwrap_or(0)));
                 writeln!(out, "lane: held by {holder} for event {event} since {since} ({held}), {} wait", lane["waiting"])
             }
             None => writeln!(out, "lane: free, {} wait", lane["waiting"]),
@@ -84,7 +84,7 @@ fn sources(out: &mut String, health: &Value) {
     let _ = writeln!(out, "\nsources");
     for (name, source) in sources {
         let state = match (source["problem"].as_str(), source["held_back"].as_str()) {
-            _ if source["paused"].is_i64() => format!("paused since {}", time(&source["paused"])),
+            _ if source["paused"].is_i64() => format!("paused since {}", time_of(&source["paused"])),
             (_, Some(why)) if source["ready"] == true => format!("takes nothing now: {why}"),
             _ if source["ready"] == true => "takes events".to_owned(),
             (Some(problem), _) => problem.to_owned(),
@@ -95,7 +95,7 @@ fn sources(out: &mut String, health: &Value) {
         let last = &source["last_error"];
         // One that is not over stands there already.
         if let Some(error) = last["error"].as_str().filter(|error| Some(*error) != source["problem"].as_str()) {
-            let _ = writeln!(out, "    last error at {}: {error}", time(&last["at"]));
+            let _ = writeln!(out, "    last error at {}: {error}", time_of(&last["at"]));
         }
     }
 }
@@ -104,7 +104,7 @@ fn paused_handlers(out: &mut String, health: &Value) {
     let Some(paused) = health["paused_handlers"].as_object() else { return };
     let _ = writeln!(out, "\npaused handlers");
     for (name, since) in paused {
-        let _ = writeln!(out, "  {}: since {}", own(name), time(since));
+        let _ = writeln!(out, "  {}: since {}", own(name), time_of(since));
     }
 }
 
@@ -139,8 +139,12 @@ fn own(name: &str) -> &str {
     name.strip_prefix("default/").unwrap_or(name)
 }
 
+fn time_of(millis: &Value) -> String {
+    millis.as_i64().map(time).unwrap_or_default()
+}
+
 /// A time as people read it.
-fn time(millis: &Value) -> String {
-    let at = millis.as_i64().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+pub(super) fn time(millis: i64) -> String {
+    let at = jiff::Timestamp::from_millisecond(millis).ok();
     at.map(|at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use super::{Secret, Subscription};
 use crate::tenant::Tenant;
 
 /// `kind = "kafka"`, as a source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// Where the cluster is and how it is reached.
     pub cluster: KafkaCluster,
@@ -43,7 +43,7 @@ impl KafkaConfig {
 }
 
 /// Where a Kafka cluster is and how it is reached: settings of librdkafka by its own names.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaCluster {
     /// Brokers to begin with, `host:port` with commas between.
     pub brokers: String,
@@ -52,7 +52,7 @@ pub struct KafkaCluster {
 }
 
 /// `kind = "rabbitmq"`, as a source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RabbitmqConfig {
     /// Where the broker is and how it is reached.
     pub broker: AmqpConfig,
@@ -71,7 +71,7 @@ pub struct RabbitmqConfig {
 }
 
 /// Where a RabbitMQ broker is and how it is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmqpConfig {
     /// `amqp:` or `amqps:`; it may hold a password.
     pub url: Secret,
@@ -104,7 +104,7 @@ pub struct Declare {
 }
 
 /// One sink: where emitted events are published.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkConfig {
     /// Whose.
     pub tenant: Tenant,
@@ -119,7 +119,7 @@ pub struct SinkConfig {
 }
 
 /// Where a sink publishes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkKind {
     /// A topic of Apache Kafka.
     Kafka {

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Config, Problem, Problems, Severity,
     document::{self, Document, Node, Span, Unreadable},
-    raw::{At, Size, Time},
+    raw::{At, Percent, Size, Time},
     suggest,
     units::{ShowDuration, ShowSize},
 };
@@ -216,6 +216,11 @@ impl<'a> Check<'a> {
         let size =
             field.as_ref().map_or(default, |field| self.within(field.value.0, range, &field.span, |size| ShowSize(size).to_string()));
         usize::try_from(size).unwrap_or(usize::MAX)
+    }
+
+    fn percent(&mut self, field: &Option<At<Percent>>, default: f64, range: RangeInclusive<f64>) -> f64 {
+        let Some(field) = field else { return default };
+        self.within(field.value.0, range, &field.span, |share| format!("{}%", share * 100.0))
     }
 
     fn within<T: PartialOrd + Copy>(&mut self, value: T, range: RangeInclusive<T>, span: &Span, show: impl Fn(T) -> String) -> T {

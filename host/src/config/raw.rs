@@ -13,10 +13,10 @@ mod source;
 mod value;
 
 pub(crate) use broker::{Amqp, Cluster, Mechanism, Sasl, Settings, Tls};
-pub(crate) use handler::{Build, Grants, Handler, Retry, Subscription};
+pub(crate) use handler::{Build, Canary, Grants, Handler, Retry, RetryOn, Subscription};
 pub(crate) use sink::Sink;
 pub(crate) use source::{Claim, Common, Cursor, Declare, Embedded, Kafka, Poller, Rabbitmq, SchemeWord, Source, Timer, Verify, Webhook};
-pub(crate) use value::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Reference, Setting, Size, Table, Time, TimeOrNone};
+pub(crate) use value::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Percent, Reference, Setting, Size, Table, Time, TimeOrNone};
 
 /// koksmat.toml: one event host. Durations and sizes are written with units (`5s`, `64MiB`), relative paths are relative to the file, and
 /// secrets are references: `env:NAME` or `file:PATH`.

@@ -10,12 +10,22 @@ const BYTES: [(&str, u64); 7] =
 /// What is expected where a duration stands.
 pub(crate) const DURATION: &str = "a duration with its unit, such as `200ms`, `5s`, `2m`, `1h` or `7d`";
 
+/// What is expected where a share stands.
+pub(crate) const PERCENT: &str = "a share such as `10%` or `0.5%`";
+
 /// What is expected where a size stands.
 pub(crate) const SIZE: &str = "a size such as `64MiB`, `10KB` or a number of bytes";
 
 /// `200ms`, `5s`, `2m`, `1h`, `7d`.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     scaled(text, &MILLIS).map(Duration::from_millis)
+}
+
+/// `10%`, `0.5%`: of 1.
+pub(crate) fn percent(text: &str) -> Option<f64> {
+    let number = text.strip_suffix('%')?;
+    let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    number.parse::<f64>().ok().filter(|_| plain && !number.is_empty()).map(|percent| percent / 100.0)
 }
 
 /// `64MiB`, `10KB`, `512`: bytes.
@@ -72,6 +82,14 @@ mod tests {
         assert_eq!(duration("7d"), Some(Duration::from_secs(604_800)));
         for wrong in ["", "5", "s", "5 s", "-5s", "1.5s", "5S", "5us", "99999999999999999999d", "18446744073709551615d"] {
             assert_eq!(duration(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percent() {
+        assert_eq!((percent("10%"), percent("0.5%")), (Some(0.1), Some(0.005)));
+        for wrong in ["", "%", "10", "-1%", "1e2%", "inf%", "10 %"] {
+            assert_eq!(percent(wrong), None, "{wrong}");
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) use crate::store::Group;
 /// What rang since the last time.
 #[derive(Debug, Default)]
 pub(crate) struct Rings {
+    /// Every group is to be looked at.
+    pub(crate) all: bool,
     /// They may have tasks to claim. At most as many as there are pairs of a source and a handler.
     pub(crate) groups: BTreeSet<Group>,
     /// When the first of the tasks becomes due that were written and were not due.
@@ -56,6 +58,12 @@ impl Bell {
         if !is_planted(Mistake::LostWakeUp) {
             self.0.rung.notify_one();
         }
+    }
+
+    /// Any group may have tasks to claim: there are other handlers now.
+    pub(crate) fn ring_all(&self) {
+        self.rings().all = true;
+        self.0.rung.notify_one();
     }
 
     /// What rang since the last time.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     channel::Origin,
-    config::{SinkConfig, Subscription, Unmatched},
+    config::{Config, SinkConfig, SourceConfig, SourceKind, Subscription, Unmatched},
     plugin::Handler,
     tenant::Tenant,
 };
@@ -33,6 +33,20 @@ pub struct Policy {
 }
 
 impl Generation {
+    /// What a configuration and its handlers make.
+    pub(crate) fn of(config: &Config, handlers: impl IntoIterator<Item = Arc<Handler>>) -> Self {
+        let policy = |source: &SourceConfig| {
+            let backlog = match &source.kind {
+                SourceKind::Embedded(embedded) => Some(embedded.backlog),
+                _ => None,
+            };
+            ((source.tenant.clone(), Arc::from(source.name.as_str())), Policy { unmatched: source.unmatched, backlog })
+        };
+        // What sinks cannot publish now waits in the store, like any backlog up to a bound.
+        let emitted = ((Tenant::default(), Arc::from(EMIT)), Policy { unmatched: Unmatched::DeadLetter, backlog: Some(EMITTED) });
+        Self::new(handlers, config.sources.iter().map(policy).chain([emitted]).collect(), config.sinks.clone())
+    }
+
     /// A generation of these handlers, of these policies by source, and of these sinks.
     pub fn new(
         handlers: impl IntoIterator<Item = Arc<Handler>>,

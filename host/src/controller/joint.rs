@@ -252,10 +252,12 @@ impl CallInLine {
             Some(lane) => Either::Left(lane.lost()),
             None => Either::Right(pending()),
         });
+        let failed_on = self.joint.task.as_ref().and_then(|task| task.history.last()?.plugin.as_deref());
+        let mut chosen = handler.choose(&call, failed_on);
         for overtaken in 0..=OVERTAKEN_AT_MOST {
             let finished = tokio::select! {
                 biased;
-                finished = handler.call(call.clone()) => finished,
+                finished = handler.call_on(chosen.code.clone(), call.clone()) => finished,
                 () = cut.cancelled() => {
                     settler.was_cut(&call);
                     return true;
@@ -265,6 +267,11 @@ impl CallInLine {
                     return true;
                 }
             };
+            if let Some(old) = handler.ran(&chosen, &finished) {
+                settler.failed_on_new_code(&call, &finished);
+                chosen = old;
+                continue;
+            }
             let touched = (overtaken >= OVERTAKEN_BEFORE_HOLD - 1).then(|| settler.touched_keys(&finished));
             let settled = settler.settle(&self.joint, &self.routed, &call, finished, overtaken == OVERTAKEN_AT_MOST).await;
             if let Some(settled) = settled {

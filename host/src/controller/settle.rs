@@ -341,6 +341,17 @@ impl Settler {
         }
     }
 
+    /// A call failed on new code and runs again on the old: nothing of it counts.
+    pub(crate) fn failed_on_new_code(&self, call: &Call, finished: &Finished) {
+        self.store.unhold(call.holder);
+        let reason = match &finished.outcome {
+            Outcome::Retry { reason, .. } | Outcome::Reject { reason } => reason.as_str(),
+            Outcome::Done(_) => "",
+        };
+        tracing::warn!(tenant = %call.id.tenant, handler = &*call.id.handler, event = call.event.id, plugin = &*finished.plugin, reason,
+            "the call failed on the new version and runs again on the old one");
+    }
+
     /// A started call was cut at the end of a stop.
     pub(crate) fn was_cut(&self, call: &Call) {
         self.store.unhold(call.holder);

@@ -1,7 +1,12 @@
 //! A failed event as a document that can be taken elsewhere, and its call made again there: on what was recorded, with nothing leaving the
 //! machine.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -164,6 +169,9 @@ impl Exported {
             from_environment: Default::default(),
             record: false,
             grants: setup.grants,
+            self_test: Vec::new(),
+            canary: None,
+            pin_retries: false,
         }
     }
 
@@ -182,8 +190,8 @@ impl Exported {
         // It is asked for nothing: keys come from the recording.
         let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory()?);
         let engine = Engine::new(Capacity { instances: 4, memory: handler.memory })?;
-        let queues = recording.iter().flat_map(|recording| recording.setup.queues.clone()).collect();
-        let handler = Loader::new(engine, cache, store, queues)?.load_once(&handler).await?;
+        let queues = recording.iter().flat_map(|recording| recording.setup.queues.clone()).collect::<HashSet<_>>();
+        let handler = Loader::new(engine, cache, store)?.load_once(&handler, &queues.into()).await?;
         let FailedCall { tenant, source, kind, key, handler: name, attempt, hops, .. } = &self.call;
         let origin = Origin { tenant: tenant.clone(), source: source.as_str().into(), kind: kind.as_str().into() };
         let mut call = call_of(&origin, key.as_deref(), &self.event()?, *hops, name.as_deref().unwrap_or(&handler.config.name), &handler);

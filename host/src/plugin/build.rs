@@ -123,6 +123,24 @@ impl Builder {
         .await?
     }
 
+    /// Keep a component, to be found again by its version's digest when its file says something else.
+    pub(crate) fn keep_version(&self, digest: &str, component: &[u8]) {
+        let inputs = version_inputs(digest);
+        if !self.cache.has_component(&inputs) {
+            self.cache.keep_component(&inputs, component);
+        }
+    }
+
+    /// The component of a version that was built before, by the digest of the component or of the script.
+    pub(crate) async fn version(&self, digest: &str) -> Option<Built> {
+        let (cache, digest) = (self.cache.clone(), digest.to_owned());
+        let found = spawn_blocking(move || {
+            let component = cache.component(&version_inputs(&digest)).or_else(|| cache.component(&snapshot::inputs_of(&digest)))?;
+            Built::of(component, true).ok()
+        });
+        found.await.ok().flatten()
+    }
+
     /// The JavaScript runtime, which is loaded when it is first asked for: milliseconds from the cache, else about a second.
     pub(crate) async fn runtime(&self) -> Result<Arc<Runtime>, BuildError> {
         let load = || async {
@@ -166,6 +184,10 @@ impl Builder {
         })
         .await?
     }
+}
+
+fn version_inputs(digest: &str) -> String {
+    format!("version {digest}")
 }
 
 impl Built {

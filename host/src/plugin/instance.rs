@@ -80,26 +80,31 @@ impl Handler {
     /// Returns within the handler's timeout and about one tick of the epoch clock. Dropping the future ends the call where it is; nothing
     /// of it has happened then but requests that were already sent.
     pub async fn call(self: &Arc<Self>, call: Call) -> Finished {
+        let code = self.versions.serving();
+        self.call_on(code, call).await
+    }
+
+    /// The same on one version of it.
+    pub(crate) async fn call_on(self: &Arc<Self>, code: Arc<Code>, call: Call) -> Finished {
         #[cfg(test)]
         if let Some(stand_in) = &self.stand_in {
             return stand_in.call(call).await;
         }
         let log = CallLog::new(call.id.tenant.as_str().into(), call.id.handler.clone(), call.event.id.as_str().into(), call.attempt);
-        self.run_aside(call, log, Outside::Open).await.0
+        self.run_aside(code, call, log, Outside::Open).await.0
     }
 
     /// The same with a log and a way out of its own, and the requests that were kept.
-    pub(super) async fn run_aside(self: &Arc<Self>, call: Call, log: CallLog, outside: Outside) -> (Finished, Vec<Asked>) {
+    pub(super) async fn run_aside(self: &Arc<Self>, code: Arc<Code>, call: Call, log: CallLog, outside: Outside) -> (Finished, Vec<Asked>) {
         let started = Instant::now();
         // On the heap from the start: it is large, and would be copied into each future around it.
-        let call = Box::pin(self.clone().run(call, started, log, outside));
+        let call = Box::pin(self.clone().run(code, call, started, log, outside));
         self.engine.aside().run(&self.heavy, call).await
     }
 
-    async fn run(self: Arc<Self>, call: Call, started: Instant, log: CallLog, outside: Outside) -> (Finished, Vec<Asked>) {
+    async fn run(self: Arc<Self>, code: Arc<Code>, call: Call, started: Instant, log: CallLog, outside: Outside) -> (Finished, Vec<Asked>) {
         let deadline = started + self.config.timeout;
         let guest = Guest::new(&self, &call, deadline, log.clone(), outside);
-        let code = self.code.load_full();
         let mut store = Store::new(code.pre.engine(), guest);
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(limits::HOSTCALL_BYTES);

@@ -2,24 +2,29 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    path::Path,
-    sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 
 use crate::{
-    config::{Config, HandlerConfig, PluginRef, SourceKind},
+    config::{Config, HandlerConfig, PluginRef},
     plugin::{
-        Capacity, Code, Engine, Handler, ScriptLoad,
+        Capacity, Engine, Handler,
         build::{BuildError, Builder, Built, Cache, LOAD, Script},
         capability::{self, Capability, http::Outbound},
         contract,
         engine::TICK,
         guest::Guest,
+        inputs::Inputs,
         link::{self, Linked},
+        version::{Code, Decisions, ScriptLoad, Versions},
     },
     store::Store,
     task,
@@ -79,12 +84,46 @@ pub struct Loader {
     linker: Linker<Guest>,
     builder: Builder,
     store: Arc<dyn Store>,
-    queues: Arc<HashSet<String>>,
     engine: Engine,
+    /// How many loads were begun.
+    begun: AtomicU64,
+    /// Whose turn it is to make a snapshot: they take all processors, and the next may be of no use any more when its turn comes.
+    snapshots: Semaphore,
+    decisions: Decisions,
+}
+
+/// The embedded queues that guests may emit to.
+pub(crate) type Queues = Arc<HashSet<String>>;
+
+/// A handler that was loaded, and from what.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) handler: Arc<Handler>,
+    /// The files it was made from.
+    pub(crate) inputs: Arc<Inputs>,
+    /// What it imports that has to be granted.
+    pub(crate) needs: BTreeSet<Capability>,
+    /// The version that the files say.
+    pub(crate) digest: Arc<str>,
+    /// Which load it was: what was begun later read newer files.
+    pub(crate) begun: u64,
+}
+
+/// Code, and what is known of it.
+struct Version {
+    code: Arc<Code>,
+    needs: BTreeSet<Capability>,
+    inputs: Arc<Inputs>,
+    /// The script whose snapshot is still to be made.
+    script: Option<Arc<Script>>,
 }
 
 /// Instances beside those that calls need: one for each lane, some for what is being cut, and one that is tried without effects.
 const SPARE_INSTANCES: usize = 8;
+
+/// The most memory a handler's configuration can ask for, in bytes: it may ask for more with the next reload. What each call gets is
+/// bounded by its own handler's; here it is a matter of addresses alone.
+const MEMORY: usize = 1 << 30;
 
 impl Loader {
     /// A loader for the handlers of a configuration.
@@ -92,61 +131,87 @@ impl Loader {
     /// # Errors
     /// As [`new`](Self::new), and when the kernel's limits do not allow as many instances as are asked for.
     pub fn of(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Self> {
-        let memory = config.handlers.iter().map(|h| h.memory).max().unwrap_or(64 << 20);
         let instances = u32::try_from(config.host.concurrency + SPARE_INSTANCES)?;
-        let engine = Engine::new(Capacity { instances, memory })?;
-        let queues = config.sources.iter().filter(|s| matches!(s.kind, SourceKind::Embedded(_))).map(|s| s.name.clone()).collect();
-        Self::new(engine, &config.cache_dir(), store, queues)
+        let engine = Engine::new(Capacity { instances, memory: MEMORY })?;
+        Self::new(engine, &config.cache_dir(), store)
     }
 
-    /// A loader that keeps what it builds and compiles in `cache_dir`. `queues` are the embedded queues that guests may emit to.
+    /// A loader that keeps what it builds and compiles in `cache_dir`.
     ///
     /// # Errors
     /// When the folder cannot be made or the engine has no linker for our world.
-    pub fn new(engine: Engine, cache_dir: &Path, store: Arc<dyn Store>, queues: HashSet<String>) -> anyhow::Result<Self> {
+    pub fn new(engine: Engine, cache_dir: &Path, store: Arc<dyn Store>) -> anyhow::Result<Self> {
         let linker = link::linker(engine.wasmtime()).map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ticks = u64::try_from(TOP_LEVEL.as_millis() / TICK.as_millis()).unwrap_or(1);
         let builder = Builder::new(engine.clone(), Cache::open(cache_dir)?, ticks);
-        Ok(Self { linker, builder, store, queues: queues.into(), engine })
+        Ok(Self { linker, builder, store, engine, begun: AtomicU64::new(0), snapshots: Semaphore::new(1), decisions: Decisions::default() })
     }
 
-    /// Build, compile, check and link one handler.
+    /// Build, compile, check and link one handler. What did not change since it was loaded `before` is the same as then: its code where
+    /// that is the same, and the handler itself where nothing of it changed.
     ///
     /// A script that was never built is served by the generic runtime at once, while its snapshot is compiled in the background.
     ///
     /// # Errors
     /// When it does not build, is of another world, or uses what it was not granted.
-    pub async fn load(self: &Arc<Self>, config: &HandlerConfig) -> Result<Arc<Handler>, LoadError> {
-        let (handler, script) = self.load_first(config).await?;
-        if let Some(script) = script {
-            task::spawn("snapshot", take_over(self.clone(), handler.clone(), script));
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        config: &HandlerConfig,
+        queues: &Queues,
+        before: Option<&Loaded>,
+    ) -> Result<Loaded, LoadError> {
+        let begun = self.begun.fetch_add(1, Ordering::Relaxed);
+        let Version { code, needs, inputs, script } = self.version(config, before).await?;
+        let digest = code.digest.clone();
+        if let Some(before) = before.filter(|before| before.handler.is(config, queues, &digest)) {
+            return Ok(Loaded { handler: before.handler.clone(), inputs, needs, digest, begun });
         }
-        Ok(handler)
+        let handler = match before.map(|before| &before.handler.versions) {
+            None => self.handler(config, queues, code),
+            // Of the code that is there already, what served serves on.
+            Some(versions) => {
+                let serving = versions.serving();
+                let rejected = versions.rejected().is_some_and(|rejected| *rejected == *digest);
+                let beside = config.canary.clone().filter(|_| serving.digest != digest && !rejected);
+                let handler = self.handler(config, queues, if rejected || beside.is_some() { serving } else { code.clone() });
+                handler.versions.inherit(versions);
+                if rejected {
+                    handler.versions.reject(&digest);
+                }
+                if let Some(canary) = beside {
+                    handler.versions.try_beside(code, canary);
+                }
+                handler
+            }
+        };
+        if let Some(script) = script {
+            task::spawn("snapshot", take_over(self.clone(), Arc::downgrade(&handler), script));
+        }
+        Ok(Loaded { handler, inputs, needs, digest, begun })
     }
 
     /// Like [`load`](Self::load), for a handler that is called once: no snapshot is made for it.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub async fn load_once(&self, config: &HandlerConfig) -> Result<Arc<Handler>, LoadError> {
-        Ok(self.load_first(config).await?.0)
+    pub(crate) async fn load_once(&self, config: &HandlerConfig, queues: &Queues) -> Result<Arc<Handler>, LoadError> {
+        let version = self.version(config, None).await?;
+        Ok(self.handler(config, queues, version.code))
     }
 
-    async fn load_first(&self, config: &HandlerConfig) -> Result<(Arc<Handler>, Option<Arc<Script>>), LoadError> {
-        let (code, script) = self.code(config).await?;
-        let handler = Arc::new(Handler {
+    fn handler(&self, config: &HandlerConfig, queues: &Queues, code: Arc<Code>) -> Arc<Handler> {
+        Arc::new(Handler {
             outbound: Outbound::new(&config.grants.http),
             metrics: CallMetrics::of(&config.tenant, &config.name),
             config: Arc::new(config.clone()),
-            code: ArcSwap::from_pointee(code),
-            queues: self.queues.clone(),
+            versions: Versions::of(code, self.decisions.clone()),
+            queues: queues.clone(),
             store: self.store.clone(),
             heavy: AtomicBool::new(false),
             engine: self.engine.clone(),
             #[cfg(test)]
             stand_in: None,
-        });
-        Ok((handler, script))
+        })
     }
 
     /// Like [`load`](Self::load), to the end: a script's snapshot is made and compiled before this returns. Whether it was all there.
@@ -156,7 +221,8 @@ impl Loader {
     pub async fn build(&self, config: &HandlerConfig) -> Result<bool, LoadError> {
         let built = self.built(config).await?;
         let ready = built.from_cache && self.builder.is_compiled(&built);
-        self.link(config, built).await?;
+        check_built(config, &built)?;
+        self.link(config, built, None).await?;
         Ok(ready)
     }
 
@@ -164,43 +230,89 @@ impl Loader {
         self.builder.build(&config.plugin).await.map_err(|error| build_error(config, error))
     }
 
-    /// Code to serve with now, and the script whose snapshot is still to be made.
-    async fn code(&self, config: &HandlerConfig) -> Result<(Code, Option<Arc<Script>>), LoadError> {
+    /// Code to serve with now.
+    async fn version(&self, config: &HandlerConfig, before: Option<&Loaded>) -> Result<Version, LoadError> {
         let failed = |error| build_error(config, error);
+        let read_from = SystemTime::now();
+        if let Some(before) = before
+            && before.handler.config.plugin == config.plugin
+            && let Some(code) = before.handler.versions.at_hand(&before.digest)
+            && code.script.is_none()
+            && unchanged(before.inputs.clone()).await
+        {
+            check_grants(config, &before.needs, |need| format!("`{need}`"))?;
+            return Ok(Version { code, needs: before.needs.clone(), inputs: before.inputs.clone(), script: None });
+        }
+        let same = |digest: &str| before.and_then(|before| before.handler.versions.at_hand(digest));
         let PluginRef::Script(entry) = &config.plugin else {
             let built = self.built(config).await?;
-            return Ok((self.link(config, built).await?, None));
+            let inputs = match &config.plugin {
+                PluginRef::Wasm(path) | PluginRef::Script(path) => files(path, Vec::new(), read_from).await,
+                PluginRef::Cargo(folder) => folder_of(folder, None, read_from).await,
+                PluginRef::Command { folder, output, .. } => folder_of(folder, Some(output), read_from).await,
+            };
+            let needs = check_built(config, &built)?;
+            let code = match same(&built.digest) {
+                Some(code) => code,
+                None => {
+                    self.builder.keep_version(&built.digest, &built.component);
+                    Arc::new(self.link(config, built, None).await?)
+                }
+            };
+            return Ok(Version { code, needs, inputs, script: None });
         };
         let script = self.builder.script(entry).await.map_err(failed)?;
+        let inputs = files(entry, script.files.clone(), read_from).await;
+        let needs = script.needs.clone();
+        check_grants(config, &needs, of_script)?;
+        if let Some(code) = same(&script.digest) {
+            let script = code.script.is_some().then_some(script);
+            return Ok(Version { code, needs, inputs, script });
+        }
         if let Some(built) = self.builder.prebuilt(&script).await.map_err(failed)?
             && self.builder.is_compiled(&built)
         {
-            return Ok((self.link(config, built).await?, None));
+            let code = Arc::new(self.link(config, built, Some(&script)).await?);
+            return Ok(Version { code, needs, inputs, script: None });
         }
-        Ok((self.generic(config, &script).await?, Some(script)))
+        let code = Arc::new(self.generic(config, &script).await?);
+        Ok(Version { code, needs, inputs, script: Some(script) })
     }
 
-    async fn link(&self, config: &HandlerConfig, built: Built) -> Result<Code, LoadError> {
-        match &built.says.needs {
-            Some(needs) => check_grants(config, needs, of_script)?,
-            None => check_imports(config, &built.says.imports)?,
-        }
+    /// The code of an earlier version, by its digest, if it is still there.
+    ///
+    /// # Errors
+    /// When it uses what it is not granted now.
+    pub(crate) async fn earlier(&self, config: &HandlerConfig, digest: &str) -> Result<Option<Arc<Code>>, LoadError> {
+        let Some(built) = self.builder.version(digest).await else { return Ok(None) };
+        check_built(config, &built)?;
+        let code = self.link(config, built, None).await?;
+        Ok(Some(Arc::new(Code { digest: digest.into(), ..code })))
+    }
+
+    /// What was decided about new code that served beside old.
+    pub(crate) fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// Compile and link. A script's snapshot is the same version as the script.
+    async fn link(&self, config: &HandlerConfig, built: Built, script: Option<&Script>) -> Result<Code, LoadError> {
         let component = self.builder.compile(&built).await.map_err(|error| build_error(config, error))?;
         contract::check(self.engine.wasmtime(), &component).map_err(|why| wrong_world(config, &why))?;
         let pre = Linked::new(&self.linker, &component).map_err(|error| wrong_world(config, &format!("{error:#}")))?;
-        Ok(Code { pre, digest: built.digest.into(), positions: built.says.positions, script: None })
+        let digest = script.map_or(built.digest.as_str(), |script| script.digest.as_str()).into();
+        Ok(Code { pre, digest, positions: built.says.positions, script: None, counts: Default::default() })
     }
 
     /// The generic runtime with the script's modules beside it.
     async fn generic(&self, config: &HandlerConfig, script: &Script) -> Result<Code, LoadError> {
-        check_grants(config, &script.needs, of_script)?;
         let runtime = self.builder.runtime().await.map_err(|error| build_error(config, error))?;
         let component = runtime.component();
         let load = component.get_export_index(None, LOAD).ok_or_else(|| wrong_world(config, "the script runtime has no `load`"))?;
         let pre = Linked::new(&self.linker, component).map_err(|error| wrong_world(config, &format!("{error:#}")))?;
         let script_load = ScriptLoad { load, entry: script.entry.clone(), modules: script.modules.clone() };
         let digest = script.digest.as_str().into();
-        Ok(Code { pre, digest, positions: script.positions.clone(), script: Some(script_load.into()) })
+        Ok(Code { pre, digest, positions: script.positions.clone(), script: Some(script_load.into()), counts: Default::default() })
     }
 }
 
@@ -212,7 +324,38 @@ fn of_script(need: Capability) -> String {
     format!("`{need}` of \"koksmat\"")
 }
 
-fn check_imports(config: &HandlerConfig, imports: &[String]) -> Result<(), LoadError> {
+/// The files that a plugin was made from, and those that lead to them.
+async fn files(plugin: &Path, mut files: Vec<PathBuf>, read_from: SystemTime) -> Arc<Inputs> {
+    files.extend(plugin.canonicalize().ok().filter(|real| real != plugin));
+    files.push(plugin.to_owned());
+    looked(move || Inputs::files(files, read_from)).await
+}
+
+async fn folder_of(folder: &Path, made: Option<&Path>, read_from: SystemTime) -> Arc<Inputs> {
+    let (folder, made) = (folder.to_owned(), made.map(Path::to_owned));
+    looked(move || Inputs::folder(&folder, made.as_deref(), read_from)).await
+}
+
+async fn looked(look: impl FnOnce() -> Inputs + Send + 'static) -> Arc<Inputs> {
+    Arc::new(tokio::task::spawn_blocking(look).await.unwrap_or_default())
+}
+
+async fn unchanged(inputs: Arc<Inputs>) -> bool {
+    tokio::task::spawn_blocking(move || !inputs.have_changed()).await.unwrap_or(false)
+}
+
+/// What a component uses that has to be granted, which is.
+fn check_built(config: &HandlerConfig, built: &Built) -> Result<BTreeSet<Capability>, LoadError> {
+    match &built.says.needs {
+        Some(needs) => {
+            check_grants(config, needs, of_script)?;
+            Ok(needs.clone())
+        }
+        None => check_imports(config, &built.says.imports),
+    }
+}
+
+fn check_imports(config: &HandlerConfig, imports: &[String]) -> Result<BTreeSet<Capability>, LoadError> {
     let mut needs = BTreeSet::new();
     for import in imports {
         match Capability::of_import(import) {
@@ -227,7 +370,8 @@ fn check_imports(config: &HandlerConfig, imports: &[String]) -> Result<(), LoadE
         let mut of = imports.iter().filter(|i| Capability::of_import(i) == Ok(Some(need)));
         of.next().cloned().unwrap_or_default()
     };
-    check_grants(config, &needs, import_of)
+    check_grants(config, &needs, import_of)?;
+    Ok(needs)
 }
 
 fn check_grants(config: &HandlerConfig, needs: &BTreeSet<Capability>, describe: impl Fn(Capability) -> String) -> Result<(), LoadError> {
@@ -247,17 +391,20 @@ fn wrong_world(config: &HandlerConfig, why: &str) -> LoadError {
     LoadError::WrongWorld { handler: config.name.clone(), plugin: config.plugin.path().display().to_string(), why: why.to_owned() }
 }
 
-/// Make the snapshot of a script that already serves, compile it and let it take over.
-async fn take_over(loader: Arc<Loader>, handler: Arc<Handler>, script: Arc<Script>) {
+/// Make the snapshot of a script that already serves, compile it and let it take over, unless other code serves by then.
+async fn take_over(loader: Arc<Loader>, handler: Weak<Handler>, script: Arc<Script>) {
+    let Ok(_turn) = loader.snapshots.acquire().await else { return };
+    let Some(config) = handler.upgrade().map(|handler| handler.config.clone()) else { return };
     let started = Instant::now();
-    let config = &handler.config;
     let made = async {
-        let built = loader.builder.snapshot(&script).await.map_err(|error| build_error(config, error))?;
-        loader.link(config, built).await
+        let built = loader.builder.snapshot(&script).await.map_err(|error| build_error(&config, error))?;
+        loader.link(&config, built, Some(&script)).await
     };
-    match made.await {
+    let made = made.await;
+    let Some(handler) = handler.upgrade() else { return };
+    match made {
         Ok(code) => {
-            handler.code.store(Arc::new(code));
+            handler.versions.take_over(code);
             tracing::debug!(tenant = %config.tenant, handler = config.name, took = ?started.elapsed(), "the script's snapshot serves");
         }
         // The first tier means the same and goes on serving; every event will say what is wrong with the script, if anything is.

@@ -122,14 +122,14 @@ impl Handler {
     /// sent, and what it logs goes nowhere but into the result. It stands in no line and takes no permit.
     pub async fn dry_run(self: &Arc<Self>, call: Call) -> Trial {
         let log = CallLog::kept();
-        let (finished, asked) = self.run_aside(call, log.clone(), Outside::Safe).await;
+        let (finished, asked) = self.run_aside(self.versions.serving(), call, log.clone(), Outside::Safe).await;
         Trial::of(self, finished, asked, &log)
     }
 
     /// Run the handler on one event with its host calls answered from a recording: nothing leaves the machine.
     pub(crate) async fn play_back(self: &Arc<Self>, call: Call, playback: Arc<Playback>) -> Trial {
         let log = CallLog::kept();
-        let (finished, asked) = self.run_aside(call, log.clone(), Outside::Recorded(playback.clone())).await;
+        let (finished, asked) = self.run_aside(self.versions.serving(), call, log.clone(), Outside::Recorded(playback.clone())).await;
         Trial { diverged: playback.diverged(), ..Trial::of(self, finished, asked, &log) }
     }
 }

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, armed before anything else happens.
+//! SIGTERM and SIGINT, which stop the host, and SIGHUP, which reloads it: armed before anything else happens.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -7,6 +7,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+}
+
+/// The signal that reloads it.
+#[derive(Debug)]
+pub struct Hangup(Signal);
+
+impl Hangup {
+    /// Arm it: from now on it does not end the process.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn arm() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Wait for the next one. Cancel safe.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
 }
 
 impl Signals {

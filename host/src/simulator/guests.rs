@@ -73,6 +73,9 @@ impl Kind {
             from_environment: Default::default(),
             record: false,
             grants: Grants { keyvalue: Some(String::new()), emit: vec!["*".into()], ..Default::default() },
+            self_test: Vec::new(),
+            canary: None,
+            pin_retries: false,
         }
     }
 }

@@ -12,8 +12,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config, Host, Stopped,
-    channel::{Credits, Origin, control_channel},
-    config::Unmatched,
+    channel::{Origin, control_channel},
+    config::{HostConfig, StoreConfig, Unmatched},
     controller::{
         Commands, Controller,
         accept::{DurableIntake, Router},
@@ -34,14 +34,15 @@ use crate::{
         world::{Alive, Place, World},
     },
     source::{
-        Source, SourceContext,
+        Source,
         queue::kafka::simulated::{Broker, Consumer},
-        supervise,
         tasks::{FeederState, TaskFeeder},
     },
     store::{Store, sqlite::simulated::SimulatedStore},
+    supervisor::{Supervisor, Supplies},
     task,
     tenant::Tenant,
+    token::Token,
 };
 
 /// Try until it works.
@@ -111,7 +112,7 @@ impl Start {
         let inside = sources.iter().map(|(_, in_flight)| *in_flight as u64).sum();
         let attempts = again(|| Attempts::load(store.clone(), ended_badly, inside, Duration::from_secs(3_600))).await;
         let parts = sources.iter().fold(Parts::of(&Config::default()), |parts, (name, _)| parts.own(name));
-        let records = Records { store: store.clone(), parts: Arc::new(parts) };
+        let records = Records::new(store.clone(), parts);
         let pauses = again(|| Pauses::load(records.clone(), health.clone())).await;
         let probation = if ended_badly { Probation::of(&Config::default(), sources.into_iter()) } else { Probation::none() };
         let concurrency = usize::try_from(world.draw(1..9)).unwrap_or(1);
@@ -158,22 +159,23 @@ impl Start {
             careful: ended_badly.then(|| (Instant::now() + probation::SOON, concurrency)),
             stopping: stopping.clone(),
         };
-        let mut sources = vec![("tasks".to_owned(), takedown.task(task::spawn("tasks", feeder.run(FeederState::default()))))];
+        let feeder = takedown.task(task::spawn("tasks", feeder.run(FeederState::default())));
         let acceptor =
             Arc::new(DurableIntake { router, store: store.clone(), bell: bell.clone(), health: health.clone(), ledgers: ledgers.clone() });
+        let supplies = Supplies {
+            store: store.clone(),
+            acceptor,
+            settler: settler.clone(),
+            routes: Routes::default(),
+            health: health.clone(),
+            pauses: pauses.clone(),
+            token: Token::open(&StoreConfig::Memory).map_err(|error| error.to_string())?,
+        };
+        let supervisor = Arc::new(Supervisor::new(supplies, control, stopping.clone()));
+        takedown.supervisor(&supervisor);
         for (name, source) in outside(world, outdoors, &alive).into_iter().skip(usize::from(!first)) {
-            let context = SourceContext {
-                origin: Origin { tenant: Tenant::default(), source: name.into(), kind: source.kind().into() },
-                control: control.clone(),
-                credits: Credits::new(in_flight),
-                acceptor: acceptor.clone(),
-                store: store.clone(),
-                routes: Routes::default(),
-                health: health.clone(),
-                stopping: stopping.clone(),
-            };
-            health.expect(context.origin());
-            sources.push((name.to_owned(), takedown.task(task::spawn("source", supervise::supervise(source, context)))));
+            let origin = Origin { tenant: Tenant::default(), source: name.into(), kind: source.kind().into() };
+            supervisor.start(origin, in_flight, source);
         }
         health.enter(Phase::Running);
         let until = |token: CancellationToken| task::spawn("listener", async move { token.cancelled().await });
@@ -197,15 +199,14 @@ impl Start {
             cut,
             calls,
             control_socket: None,
-            sources,
-            stop_sinks: CancellationToken::new(),
-            sinks: Vec::new(),
+            feeder,
+            supervisor,
+            reloader: None,
             keeper: until(stopping),
             routes: Routes::default(),
             listen_address: ([127, 0, 0, 1], 0).into(),
             admin_address: ([127, 0, 0, 1], 0).into(),
-            drain_deadline: Some(deadline),
-            drain_delay: Duration::ZERO,
+            settings: Arc::new(ArcSwap::from_pointee(HostConfig { drain_deadline: Some(deadline), ..Config::default().host })),
         };
         Ok(Self { host: Host { running }, alive, place, deadline, store })
     }

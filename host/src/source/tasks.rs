@@ -88,12 +88,15 @@ impl TaskFeeder {
         loop {
             self.run_suspects(state).await;
             let rings = self.bell.take();
+            if rings.all {
+                state.dirty.extend(self.claimable().await?);
+            }
             state.dirty.extend(rings.groups);
             state.next_due = sooner(state.next_due, rings.due);
             let mut credits = HashMap::<Group, Vec<Credit>>::new();
             let mut wants = Vec::new();
             for group in std::mem::take(&mut state.dirty) {
-                if self.pauses.holds_tasks(&group) {
+                if self.pauses.holds_tasks(&group) || !self.has_handler(&group, state) {
                     continue;
                 }
                 let held = state.credits_of(&group, self.in_flight, self.at_most());
@@ -134,6 +137,18 @@ impl TaskFeeder {
         }
         let idle = self.store.idle();
         Ok(state.next_due.map_or(idle, |due| Duration::from_millis(u64::try_from(due - now()).unwrap_or(0) + 1)).min(idle))
+    }
+
+    /// Whether there is a handler for them. Else they wait for one, which is said once.
+    fn has_handler(&self, group: &Group, state: &mut FeederState) -> bool {
+        let has = self.settler.router.generation.load().handler(&group.tenant, &group.handler).is_some();
+        if has {
+            state.without_handler.remove(group);
+        } else if state.without_handler.insert(group.clone()) {
+            tracing::warn!(tenant = %group.tenant, source = &*group.source, handler = &*group.handler,
+                "tasks wait for a handler that is not configured");
+        }
+        has
     }
 
     /// The most tasks to have claimed, if that is bounded.
@@ -186,6 +201,8 @@ pub(crate) struct FeederState {
     next_due: Option<Millis>,
     /// Groups that may have tasks to claim.
     dirty: BTreeSet<Group>,
+    /// Those whose handler is not configured.
+    without_handler: BTreeSet<Group>,
     credits: HashMap<Group, Credits>,
     suspects: VecDeque<(Task, Credit)>,
 }

@@ -26,7 +26,7 @@ use crate::{
     },
     store::{
         Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, KeptEvent, KeptQuery,
-        Millis, OrderKey, Read, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Want,
+        Millis, OrderKey, Read, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Subscriber, Task, Waiting, Want,
     },
     task,
     tenant::Tenant,
@@ -202,6 +202,9 @@ impl Store for Ledger {
     }
 
     fn backlog(&self, _: Tenant, _: Arc<str>) -> StoreFuture<'_, u64> {
+        unsupported()
+    }
+    fn waiting(&self) -> StoreFuture<'_, Vec<Waiting>> {
         unsupported()
     }
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {

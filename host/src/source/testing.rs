@@ -249,6 +249,10 @@ impl Store for FakeStore {
         })
     }
 
+    fn waiting(&self) -> StoreFuture<'_, Vec<Waiting>> {
+        closed()
+    }
+
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {
         closed()
     }

@@ -52,6 +52,7 @@ macro_rules! conformance {
                 what_a_dropped_claim_took_comes_back,
                 groups_with_something_to_claim_are_found,
                 depths_tell_ready_later_and_running,
+                what_waits_is_told_by_type,
             }
             settling {
                 a_done_task_is_gone_and_remembered,

@@ -28,7 +28,7 @@ use self::{
 };
 use super::{
     Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Fleet, Group, Holder, KeptEvent,
-    KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Waiting, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     lane_of,
@@ -251,6 +251,10 @@ impl Store for PostgresStore {
 
     fn backlog(&self, tenant: Tenant, source: Arc<str>) -> StoreFuture<'_, u64> {
         Box::pin(async move { Ok(accept::backlog(&mut *self.reader().await?, &tenant, &source, None).await?) })
+    }
+
+    fn waiting(&self) -> StoreFuture<'_, Vec<Waiting>> {
+        Box::pin(async move { task::waiting(&mut *self.reader().await?).await })
     }
 
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {

@@ -23,7 +23,7 @@ use self::{
 };
 use super::{
     Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Group, Holder, KeptEvent, KeptQuery,
-    Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+    Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Waiting, Want,
     abandoned::{Abandoned, Claimed},
     holds::Holds,
     letters::Steps,
@@ -239,6 +239,10 @@ impl Store for SqliteStore {
 
     fn backlog(&self, tenant: Tenant, source: Arc<str>) -> StoreFuture<'_, u64> {
         Box::pin(self.readers.run(move |c| accept::backlog(c, &tenant, &source)))
+    }
+
+    fn waiting(&self) -> StoreFuture<'_, Vec<Waiting>> {
+        Box::pin(self.readers.run(task::waiting))
     }
 
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {

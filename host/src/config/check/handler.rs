@@ -1,13 +1,16 @@
 //! `[handlers.NAME]`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Check, DAY, EMIT, HOUR, MIB, MILLISECOND, Named, outbound, reference, seconds,
     source::{KINDS, Sources},
 };
 use crate::config::{
-    Grants, HandlerConfig, HostConfig, PluginRef, Retry, Subscription,
+    CanaryConfig, Grants, HandlerConfig, HostConfig, PluginRef, Retry, Subscription,
     document::Span,
     pattern::matches,
     raw::{self, At, Table},
@@ -57,6 +60,9 @@ fn check(check: &mut Check<'_>, name: &str, section: &Span, raw: raw::Handler, s
         config: config(check, &raw.config),
         from_environment: raw.config.iter().filter(|(_, at)| reference::expands(&at.value.0)).map(|(key, _)| key.clone()).collect(),
         record: raw.record.unwrap_or(true),
+        self_test: self_test(check, raw.self_test.as_ref()),
+        canary: raw.canary.as_ref().map(|Table(raw)| canary(check, raw)),
+        pin_retries: raw.retry_on == Some(raw::RetryOn::Same),
         grants: raw.grants.map_or_else(Grants::default, |Table(raw)| grants(check, &raw)),
     }
 }
@@ -182,6 +188,31 @@ fn retry(check: &mut Check<'_>, raw: &raw::Retry) -> Retry {
         check.error(span, "the first wait is longer than the longest");
     }
     Retry { attempts, min: backoff.min, max: backoff.max }
+}
+
+fn self_test(check: &mut Check<'_>, files: Option<&raw::OneOrMany<String>>) -> Vec<PathBuf> {
+    let files = files.map_or(&[][..], |files| &files.0);
+    let file = |At { value, span }: &At<String>| {
+        let path = check.path(value);
+        if !path.is_file() {
+            check.error(span, format!("there is no {}; expected a file with an event in the JSON format of CloudEvents", path.display()));
+        }
+        path
+    };
+    files.iter().map(file).collect()
+}
+
+fn canary(check: &mut Check<'_>, raw: &raw::Canary) -> CanaryConfig {
+    let default = CanaryConfig::default();
+    CanaryConfig {
+        share: check.percent(&raw.share, default.share, 0.001..=1.0),
+        by: raw.by.unwrap_or(default.by),
+        time: check.time(&raw.time, default.time, MILLISECOND..=DAY * 30),
+        min_calls: check.count(&raw.min_calls, default.min_calls, 1..=1_000_000),
+        max_errors: check.percent(&raw.max_errors, default.max_errors, 0.001..=0.5),
+        max_slowdown: check.percent(&raw.max_slowdown, default.max_slowdown, 1.0..=100.0),
+        shadow: raw.shadow.unwrap_or(default.shadow),
+    }
 }
 
 fn config(check: &mut Check<'_>, raw: &BTreeMap<String, At<raw::ConfigValue>>) -> BTreeMap<String, String> {

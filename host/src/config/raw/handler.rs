@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Size, Table, Time};
-use crate::config::Order;
+use super::{At, Backoff, ConfigValue, Keyvalue, OneOrMany, Percent, Size, Table, Time};
+use crate::config::{Order, ShareOf};
 
 /// A named use of a plugin: which code, for which events, with which limits and grants.
 #[derive(Deserialize, JsonSchema)]
@@ -41,6 +41,44 @@ pub(crate) struct Handler {
     pub(crate) record: Option<bool>,
     /// What it may do beyond logging, configuration, clocks and random numbers.
     pub(crate) grants: Option<Table<Grants>>,
+    /// Events that new code must handle before it serves: files in the JSON format of CloudEvents. Their effects are thrown away, and of
+    /// its requests only GET and HEAD are sent.
+    pub(crate) self_test: Option<OneOrMany<String>>,
+    /// How new code comes to serve: beside the old, until it is known to be as good. Default: at once.
+    pub(crate) canary: Option<Table<Canary>>,
+    /// On which code a failed call is tried again: `current`, or `same` as it failed on, for as long as that is there. Default: `current`.
+    pub(crate) retry_on: Option<RetryOn>,
+}
+
+/// On which code a failed call is tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RetryOn {
+    /// On what serves by then.
+    Current,
+    /// On what it failed on.
+    Same,
+}
+
+/// How new code comes to serve beside the old.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Canary {
+    /// The share of the new code, `1%` to `100%`. Default: `10%`.
+    pub(crate) share: Option<At<Percent>>,
+    /// Of what: `events`, or `keys` (the `partitionkey` attribute, else the subject). Default: `events`.
+    pub(crate) by: Option<ShareOf>,
+    /// How long it serves beside the old at least. Default: `2m`.
+    #[serde(rename = "for")]
+    pub(crate) time: Option<At<Time>>,
+    /// How many calls it must have had. Default: 200.
+    pub(crate) min_calls: Option<At<u64>>,
+    /// Which share of its calls may fail beyond those of the old. Default: `1%`.
+    pub(crate) max_errors: Option<At<Percent>>,
+    /// How many percent of the time that calls of the old take its calls may take. Default: `200%`.
+    pub(crate) max_slowdown: Option<At<Percent>>,
+    /// Throw its effects away and compare what it comes to with what the old comes to, which serves alone. Default: false.
+    pub(crate) shadow: Option<bool>,
 }
 
 /// How a plugin's folder is built.

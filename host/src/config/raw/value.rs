@@ -29,6 +29,9 @@ pub(crate) struct TimeOrNone(pub(crate) Option<Duration>);
 /// A size: `64MiB`, `10KB`, or a number of bytes.
 pub(crate) struct Size(pub(crate) u64);
 
+/// A share: `10%`, `0.5%`.
+pub(crate) struct Percent(pub(crate) f64);
+
 /// The first and the longest wait: `200ms..30s`.
 pub(crate) struct Backoff {
     pub(crate) min: Duration,
@@ -122,6 +125,12 @@ impl<T, F: FnOnce(&str) -> Option<T>> Visitor<'_> for Text<F, T> {
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text(deserializer, units::DURATION, units::duration).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, units::PERCENT, units::percent).map(Self)
     }
 }
 
@@ -359,6 +368,7 @@ macro_rules! value_schema {
     };
 }
 
+value_schema!(Percent, { "type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$", "examples": ["10%", "0.5%"] });
 value_schema!(Time, { "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$", "examples": ["200ms", "5s", "7d"] });
 value_schema!(TimeOrNone, { "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d)|none)$", "examples": ["30s", "none"] });
 value_schema!(Size, { "type": ["string", "integer"], "pattern": "^[0-9]+([KMG]i?B|B)?$", "minimum": 0, "examples": ["64MiB", "10KB"] });

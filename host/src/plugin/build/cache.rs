@@ -63,6 +63,11 @@ impl Cache {
         self.read(Kind::Component, &key_of(&[inputs.as_bytes()]))
     }
 
+    /// Whether there is one. It may be of no use all the same.
+    pub(crate) fn has_component(&self, inputs: &str) -> bool {
+        self.path(Kind::Component, &key_of(&[inputs.as_bytes()])).is_file()
+    }
+
     /// Keep the component that was built from `inputs`. A failure is only logged.
     pub(crate) fn keep_component(&self, inputs: &str, component: &[u8]) {
         self.write(Kind::Component, &key_of(&[inputs.as_bytes()]), component);

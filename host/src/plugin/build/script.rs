@@ -2,7 +2,10 @@
 //!
 //! Everything that is wrong is reported at once, with file, line and column. Nothing is run here.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use sha2::{Digest, Sha256};
 
@@ -36,6 +39,8 @@ pub(crate) struct Script {
     pub(crate) positions: Positions,
     /// SHA-256 of all of the above, in hexadecimal: two scripts with the same digest are the same handler.
     pub(crate) digest: String,
+    /// Where they were read from, every link resolved.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Script {
@@ -122,7 +127,9 @@ impl Reading {
         let mut modules = Vec::new();
         let mut needs = BTreeSet::new();
         let mut positions = Positions::default();
+        let mut files = Vec::new();
         for (file, module) in self.files.into_iter().zip(self.modules) {
+            files.push(file.path().to_owned());
             let Some(module) = module else { continue };
             needs.extend(module.needs);
             if let Some(stretches) = module.stretches {
@@ -131,7 +138,7 @@ impl Reading {
             modules.push((file.name, module.source));
         }
         let digest = digest(&entry, &modules, &needs, &positions);
-        self.problems.or(Script { entry, modules, needs, positions, digest })
+        self.problems.or(Script { entry, modules, needs, positions, digest, files })
     }
 }
 

@@ -56,7 +56,12 @@ pub(crate) async fn snapshot(engine: &Engine, runtime: &Runtime, script: &Script
 
 /// What a snapshot is made from: equal inputs give equal components.
 pub(super) fn inputs(script: &Script) -> String {
-    format!("snapshot {} {} {}", runtime::INSTRUMENTED_BY, runtime::DIGEST, script.digest)
+    inputs_of(&script.digest)
+}
+
+/// The same by the digest of the script.
+pub(super) fn inputs_of(digest: &str) -> String {
+    format!("snapshot {} {} {digest}", runtime::INSTRUMENTED_BY, runtime::DIGEST)
 }
 
 /// Clocks that stand still; whatever else is called is an error.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    store::{Claim, Depth, Group, Millis, OrderKey, StoreError, Task, Want, json::from_json, stop::Stop},
+    store::{Claim, Depth, Group, Millis, OrderKey, StoreError, Task, Waiting, Want, json::from_json, stop::Stop},
 };
 
 /// How often a host may end under a call that runs alone.
@@ -204,6 +204,27 @@ pub(super) async fn claimable(connection: &mut PgConnection, now: Millis) -> Res
     .await?;
     let group = |row: &PgRow| Ok(Group { tenant: row.try_get::<String, _>(0)?.into(), source: row.try_get(1)?, handler: row.try_get(2)? });
     rows.iter().map(group).collect()
+}
+
+/// What waits or runs, by the type of the event.
+pub(super) async fn waiting(connection: &mut PgConnection) -> Result<Vec<Waiting>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT tenant, source, kind, handler, coalesce(header::json ->> 'type', ''), count(*) FROM task JOIN event ON event.id = task.event
+         GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5",
+    )
+    .fetch_all(connection)
+    .await?;
+    let waiting = |row: &PgRow| {
+        Ok(Waiting {
+            tenant: row.try_get::<String, _>(0)?.into(),
+            source: row.try_get(1)?,
+            kind: row.try_get(2)?,
+            handler: row.try_get(3)?,
+            ty: row.try_get(4)?,
+            count: row.try_get::<i64, _>(5)?.unsigned_abs(),
+        })
+    };
+    rows.iter().map(waiting).collect()
 }
 
 /// What the queues hold.

@@ -28,7 +28,8 @@ use super::{
 use crate::{
     store::{
         Acceptance, Accepted, CallId, Claim, Commit, Committed, DeadLetter, DeadLetterQuery, Depth, Fence, Group, Holder, KeptEvent,
-        KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Want,
+        KeptQuery, Millis, OrderKey, Read, Reroute, Rerun, RerunRoute, Retention, Settled, Store, StoreError, StoreFuture, Task, Waiting,
+        Want,
         abandoned::{Abandoned, Claimed},
         holds::Holds,
         letters::Steps,
@@ -236,6 +237,10 @@ impl Store for SimulatedStore {
 
     fn backlog(&self, tenant: Tenant, source: Arc<str>) -> StoreFuture<'_, u64> {
         Box::pin(self.read(move |c| accept::backlog(c, &tenant, &source)))
+    }
+
+    fn waiting(&self) -> StoreFuture<'_, Vec<Waiting>> {
+        Box::pin(self.read(task::waiting))
     }
 
     fn depths(&self) -> StoreFuture<'_, Vec<Depth>> {

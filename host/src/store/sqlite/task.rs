@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{dead_letter, rows, settle};
 use crate::{
     event::Event,
-    store::{Claim, Depth, Group, Millis, OrderKey, StoreError, Task, Want},
+    store::{Claim, Depth, Group, Millis, OrderKey, StoreError, Task, Waiting, Want},
 };
 
 /// How often the host may end under a call that runs alone.
@@ -129,6 +129,25 @@ pub(super) fn orders(connection: &Connection) -> Result<Vec<OrderKey>, StoreErro
         Ok(OrderKey { tenant, source: row.get(1)?, handler: row.get(2)?, key: row.get(3)? })
     })?;
     Ok(orders.collect::<Result<_, _>>()?)
+}
+
+/// What waits or runs, by the type of the event.
+pub(super) fn waiting(connection: &Connection) -> Result<Vec<Waiting>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT tenant, source, kind, handler, json_extract(header, '$.type'), count(*) FROM task JOIN event ON event.id = task.event
+         GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5",
+    )?;
+    let waiting = statement.query_map([], |row| {
+        Ok(Waiting {
+            tenant: row.get::<_, String>(0)?.into(),
+            source: row.get(1)?,
+            kind: row.get(2)?,
+            handler: row.get(3)?,
+            ty: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+            count: row.get::<_, i64>(5)?.unsigned_abs(),
+        })
+    })?;
+    Ok(waiting.collect::<Result<_, _>>()?)
 }
 
 /// What the queues hold.

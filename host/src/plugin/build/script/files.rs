@@ -101,6 +101,11 @@ impl Project {
 }
 
 impl SourceFile {
+    /// Where it is, every link resolved.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it is TypeScript.
     pub(super) fn is_typescript(&self) -> bool {
         self.path.extension().is_some_and(|extension| extension == "ts" || extension == "mts")

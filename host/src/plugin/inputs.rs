@@ -1,0 +1,203 @@
+//! The files that a handler's code was made from, and whether they have changed since.
+//!
+//! Whether a file changed is told by what the file system says of it, not by its content: that is asked often, of many files.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use ignore::WalkBuilder;
+
+/// The most files of a folder that are looked at.
+const MAX_FILES: usize = 20_000;
+
+/// What is no source, whatever `.gitignore` says of it.
+const NEVER: [&str; 4] = ["target", "node_modules", ".git", "__pycache__"];
+
+/// A clock of a file system may stand still for so long: a file that was written within this time of being read may be written again and
+/// look the same.
+const GRANULARITY: Duration = Duration::from_millis(20);
+
+/// Files and folders, as they were when they were read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Inputs {
+    files: Vec<PathBuf>,
+    /// Folders with all that is in them, but for a file that is made of it.
+    folders: Vec<(PathBuf, Option<PathBuf>)>,
+    seen: BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+/// What the file system says of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    modified: (i64, i64),
+    changed: (i64, i64),
+    size: u64,
+    file: (u64, u64),
+}
+
+impl Inputs {
+    /// These files. What they were `read_from` on counts: later than that they may have changed.
+    pub(crate) fn files(files: Vec<PathBuf>, read_from: SystemTime) -> Self {
+        Self { files, ..Self::default() }.see(read_from)
+    }
+
+    /// A folder and all that is in it, but for what is made of it.
+    pub(crate) fn folder(folder: &Path, made: Option<&Path>, read_from: SystemTime) -> Self {
+        Self { folders: vec![(folder.to_owned(), made.map(Path::to_owned))], ..Self::default() }.see(read_from)
+    }
+
+    fn see(mut self, read_from: SystemTime) -> Self {
+        self.seen = self.look();
+        let uncertain = read_from.checked_sub(GRANULARITY).unwrap_or(read_from);
+        for stamp in self.seen.values_mut() {
+            // It changed while it was read, or just before: what was read is not sure to be this.
+            if stamp.as_ref().is_some_and(|stamp| stamp.is_since(uncertain)) {
+                *stamp = None;
+            }
+        }
+        self
+    }
+
+    /// Whether any of them is not as it was, is gone, or is new. Reads the file system.
+    pub(crate) fn have_changed(&self) -> bool {
+        let now = self.look();
+        self.seen != now
+    }
+
+    /// The same files as they are now.
+    pub(crate) fn again(&self) -> Self {
+        Self { seen: self.look(), ..self.clone() }
+    }
+
+    /// Whether a change of this path may be one of theirs.
+    pub(crate) fn concern(&self, path: &Path) -> bool {
+        self.files.iter().any(|file| file == path) || self.folders.iter().any(|(folder, made)| is_of(path, folder, made.as_deref()))
+    }
+
+    /// The folders in which changes of them show.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = PathBuf> {
+        let of_files = self.files.iter().filter_map(|file| file.parent()).map(Path::to_owned);
+        let of_folders = self.folders.iter().flat_map(|(folder, _)| walk(folder).filter(|entry| entry.is_dir()));
+        of_files.chain(of_folders)
+    }
+
+    fn look(&self) -> BTreeMap<PathBuf, Option<Stamp>> {
+        let mut seen: BTreeMap<_, _> = self.files.iter().map(|file| (file.clone(), Stamp::of(file))).collect();
+        for (folder, made) in &self.folders {
+            let files = walk(folder).filter(|path| path.is_file() && made.as_deref() != Some(path)).take(MAX_FILES);
+            seen.extend(files.map(|file| {
+                let stamp = Stamp::of(&file);
+                (file, stamp)
+            }));
+        }
+        seen
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        Some(Self {
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            size: meta.size(),
+            file: (meta.dev(), meta.ino()),
+        })
+    }
+
+    fn is_since(&self, time: SystemTime) -> bool {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanoseconds) = self.changed.max(self.modified);
+        (seconds, nanoseconds) >= (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()))
+    }
+}
+
+fn is_of(path: &Path, folder: &Path, made: Option<&Path>) -> bool {
+    let Ok(inside) = path.strip_prefix(folder) else { return false };
+    made != Some(path) && !inside.iter().any(|part| NEVER.iter().any(|never| part == *never))
+}
+
+/// All that is in a folder but what is built from it.
+fn walk(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let walk = WalkBuilder::new(folder)
+        .hidden(false)
+        .require_git(false)
+        .parents(true)
+        .filter_entry(|entry| !NEVER.iter().any(|never| entry.file_name() == *never))
+        .build();
+    walk.filter_map(Result::ok).map(ignore::DirEntry::into_path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_file_that_is_written_replaced_or_removed_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.js");
+        fs::write(&file, "one").unwrap();
+        let inputs = Inputs::files(vec![file.clone()], settled());
+        assert!(!inputs.have_changed());
+        let other = folder.path().join("b.js");
+        fs::write(&other, "two").unwrap();
+        fs::rename(&other, &file).unwrap();
+        assert!(inputs.have_changed(), "another file has its name");
+        let inputs = Inputs::files(vec![file.clone()], settled());
+        fs::remove_file(&file).unwrap();
+        assert!(inputs.have_changed());
+    }
+
+    #[test]
+    fn what_changed_while_it_was_read_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.js");
+        let begun = SystemTime::now();
+        fs::write(&file, "one").unwrap();
+        let inputs = Inputs::files(vec![file], begun);
+        assert!(inputs.have_changed());
+        assert!(!inputs.again().have_changed());
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for version in ["v1", "v2"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("a.js"), version).unwrap();
+        }
+        std::os::unix::fs::symlink(at("v1"), at("now")).unwrap();
+        let inputs = Inputs::files(vec![at("now").join("a.js")], settled());
+        std::os::unix::fs::symlink(at("v2"), at("next")).unwrap();
+        fs::rename(at("next"), at("now")).unwrap();
+        assert!(inputs.have_changed());
+    }
+
+    #[test]
+    fn what_a_build_makes_is_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("src")).unwrap();
+        fs::write(at("src/lib.rs"), "").unwrap();
+        fs::write(at(".gitignore"), "*.o\n").unwrap();
+        let inputs = Inputs::folder(folder.path(), Some(&at("out.wasm")), settled());
+        fs::create_dir_all(at("target/debug")).unwrap();
+        for made in ["target/debug/lib.d", "lib.o", "out.wasm"] {
+            fs::write(at(made), "made").unwrap();
+        }
+        assert!(!inputs.have_changed());
+        assert!(!inputs.concern(&at("target/debug/lib.d")) && inputs.concern(&at("src/new.rs")));
+        fs::write(at("src/new.rs"), "").unwrap();
+        assert!(inputs.have_changed());
+    }
+}

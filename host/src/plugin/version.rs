@@ -1,0 +1,307 @@
+//! Which code of a handler a call runs on: what serves, or new code that stands beside it.
+//!
+//! A handler's limits and grants are always the current ones; its code is not. A script is served by the generic runtime until its snapshot is
+//! compiled; new code may have a share of the calls until it is known to be as good ([`super::canary`]); an operator may go back to earlier
+//! code; and a retry may be pinned to what the call failed on. A digest names a version: of a component, or of a script, whichever way it is
+//! run.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
+
+use super::{
+    Handler,
+    build::Positions,
+    canary::{Comparison, Side, Verdict},
+    instance::{Call, Finished},
+    link,
+};
+use crate::{
+    config::{CanaryConfig, ShareOf},
+    outcome::Outcome,
+    tenant::Tenant,
+};
+
+/// How many earlier versions are at hand for retries that are pinned to them.
+const EARLIER: usize = 4;
+
+/// Code that is ready to be instantiated.
+pub(crate) struct Code {
+    pub(crate) pre: link::Linked,
+    pub(crate) digest: Arc<str>,
+    pub(crate) positions: Positions,
+    /// Set while a new script is served by the generic runtime, which loads it anew for each event, until its snapshot is compiled.
+    pub(crate) script: Option<Arc<ScriptLoad>>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+/// What the generic runtime's `load` is called with.
+pub(crate) struct ScriptLoad {
+    pub(crate) load: wasmtime::component::ComponentExportIndex,
+    pub(crate) entry: String,
+    pub(crate) modules: Vec<(String, String)>,
+}
+
+/// What became of the calls of a version, since this host has it.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    calls: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+}
+
+/// The versions of one handler.
+pub(crate) struct Versions {
+    serving: ArcSwap<Code>,
+    candidate: ArcSwapOption<Candidate>,
+    /// What the files say must not serve: it was rolled back, and something else serves.
+    rejected: ArcSwapOption<String>,
+    /// The last ones that served, for retries that are pinned to them.
+    earlier: Mutex<Vec<Arc<Code>>>,
+    decisions: Decisions,
+}
+
+/// New code beside what serves.
+pub(crate) struct Candidate {
+    code: ArcSwap<Code>,
+    config: CanaryConfig,
+    comparison: Comparison,
+    since: Instant,
+}
+
+/// What a call runs on.
+pub(crate) struct Chosen {
+    pub(crate) code: Arc<Code>,
+    beside: Option<(Side, Arc<Candidate>)>,
+}
+
+/// What was decided about candidates, for whoever keeps the book.
+#[derive(Clone, Default)]
+pub(crate) struct Decisions(Arc<(Mutex<Vec<Decision>>, Notify)>);
+
+/// A candidate serves from now on, or never will.
+#[derive(Debug, Clone)]
+pub(crate) struct Decision {
+    pub(crate) handler: (Tenant, String),
+    pub(crate) old: Arc<str>,
+    pub(crate) new: Arc<str>,
+    /// Why it was rolled back; none: it was promoted.
+    pub(crate) rolled_back: Option<String>,
+}
+
+impl Decisions {
+    fn push(&self, decision: Decision) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(decision);
+        self.0.1.notify_one();
+    }
+
+    /// Wait for decisions. Cancel safe: what was not taken is there the next time.
+    pub(crate) async fn next(&self) -> Vec<Decision> {
+        loop {
+            let decided = std::mem::take(&mut *self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
+            if !decided.is_empty() {
+                return decided;
+            }
+            self.0.1.notified().await;
+        }
+    }
+}
+
+impl Versions {
+    pub(crate) fn of(code: Arc<Code>, decisions: Decisions) -> Self {
+        Self {
+            serving: ArcSwap::new(code),
+            candidate: ArcSwapOption::empty(),
+            rejected: ArcSwapOption::empty(),
+            earlier: Mutex::default(),
+            decisions,
+        }
+    }
+
+    /// What serves.
+    pub(crate) fn serving(&self) -> Arc<Code> {
+        self.serving.load_full()
+    }
+
+    pub(crate) fn candidate(&self) -> Option<Arc<Candidate>> {
+        self.candidate.load_full()
+    }
+
+    /// The code of a version that is at hand.
+    pub(crate) fn at_hand(&self, digest: &str) -> Option<Arc<Code>> {
+        let candidate = self.candidate().map(|candidate| candidate.code.load_full());
+        let mut all: Vec<_> = [Some(self.serving()), candidate].into_iter().flatten().collect();
+        all.extend(self.earlier().iter().cloned());
+        all.into_iter().find(|code| &*code.digest == digest)
+    }
+
+    /// The digest of what the files say.
+    pub(crate) fn wanted(&self) -> String {
+        match (self.rejected.load_full(), self.candidate()) {
+            (Some(rejected), _) => rejected.to_string(),
+            (None, Some(candidate)) => candidate.code.load().digest.to_string(),
+            (None, None) => self.serving.load().digest.to_string(),
+        }
+    }
+
+    /// What the files say and must not serve.
+    pub(crate) fn rejected(&self) -> Option<String> {
+        self.rejected.load_full().map(|rejected| rejected.to_string())
+    }
+
+    /// Have this code serve beside what serves, until it is known whether it is as good.
+    pub(crate) fn try_beside(&self, code: Arc<Code>, config: CanaryConfig) {
+        let comparison = Comparison::new(config.clone());
+        let candidate = Candidate { code: ArcSwap::new(code), config, comparison, since: Instant::now() };
+        self.candidate.store(Some(Arc::new(candidate)));
+    }
+
+    /// Have other code serve than the files say.
+    pub(crate) fn go_back_to(&self, code: Arc<Code>) {
+        let wanted = self.wanted();
+        self.keep(self.serving());
+        self.candidate.store(None);
+        self.rejected.store((*code.digest != *wanted).then(|| Arc::new(wanted)));
+        self.serving.store(code);
+    }
+
+    /// The same for what the files say, though something else served before.
+    pub(crate) fn stand_beside(&self, code: Arc<Code>, config: CanaryConfig) {
+        self.rejected.store(None);
+        self.try_beside(code, config);
+    }
+
+    /// Have the version with this digest never serve, whatever the files say.
+    pub(crate) fn reject(&self, digest: &str) {
+        self.rejected.store(Some(Arc::new(digest.to_owned())));
+    }
+
+    /// Have the candidate serve. `false`: there is none.
+    pub(crate) fn promote(&self) -> bool {
+        let Some(candidate) = self.candidate.swap(None) else { return false };
+        self.keep(self.serving());
+        self.serving.store(candidate.code.load_full());
+        true
+    }
+
+    /// What served before, for what is pinned to it, is at hand here too.
+    pub(crate) fn inherit(&self, before: &Self) {
+        let earlier: Vec<_> = before.earlier().iter().cloned().chain([before.serving()]).collect();
+        earlier.into_iter().for_each(|code| self.keep(code));
+    }
+
+    fn keep(&self, code: Arc<Code>) {
+        let mut earlier = self.earlier();
+        earlier.retain(|other| other.digest != code.digest);
+        earlier.push(code);
+        if earlier.len() > EARLIER {
+            earlier.remove(0);
+        }
+    }
+
+    fn earlier(&self) -> MutexGuard<'_, Vec<Arc<Code>>> {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A script's snapshot is ready: it takes over where the script is.
+    pub(crate) fn take_over(&self, code: Code) {
+        let serving = self.serving();
+        if serving.digest == code.digest {
+            self.serving.store(Arc::new(Code { counts: serving.counts.clone(), ..code }));
+        } else if let Some(candidate) = self.candidate()
+            && let beside = candidate.code.load_full()
+            && beside.digest == code.digest
+        {
+            candidate.code.store(Arc::new(Code { counts: beside.counts.clone(), ..code }));
+        }
+    }
+}
+
+impl Candidate {
+    pub(crate) fn digest(&self) -> Arc<str> {
+        self.code.load().digest.clone()
+    }
+
+    pub(crate) fn counts(&self) -> Arc<Counts> {
+        self.code.load().counts.clone()
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+}
+
+impl Handler {
+    /// What a call runs on. `failed_on`: what its last attempt did.
+    pub(crate) fn choose(&self, call: &Call, failed_on: Option<&str>) -> Chosen {
+        let serving = self.versions.serving();
+        if self.config.pin_retries
+            && let Some(code) = failed_on.and_then(|digest| self.versions.at_hand(digest))
+        {
+            return Chosen { code, beside: None };
+        }
+        // A second attempt is made on what is known: new code has first attempts only.
+        let Some(candidate) = self.versions.candidate().filter(|_| call.attempt == 1) else {
+            return Chosen { code: serving, beside: None };
+        };
+        let key = match candidate.config.by {
+            ShareOf::Events => call.id.key.as_deref().unwrap_or(&call.event.id),
+            ShareOf::Keys => call.event.attributes.get("partitionkey").or(call.event.subject.as_ref()).unwrap_or(&call.event.id),
+        };
+        if candidate.comparison.takes(key) {
+            return Chosen { code: candidate.code.load_full(), beside: Some((Side::New, candidate)) };
+        }
+        Chosen { code: serving, beside: Some((Side::Old, candidate)) }
+    }
+
+    /// A call has run. `Some`: it failed on new code, and runs again on the old; that is no attempt.
+    pub(crate) fn ran(&self, chosen: &Chosen, finished: &Finished) -> Option<Chosen> {
+        if finished.overtaken {
+            return None;
+        }
+        let failed = !matches!(finished.outcome, Outcome::Done(_));
+        chosen.code.counts.calls.fetch_add(1, Ordering::Relaxed);
+        chosen.code.counts.errors.fetch_add(u64::from(failed), Ordering::Relaxed);
+        let (side, candidate) = chosen.beside.as_ref()?;
+        let verdict = candidate.comparison.ended(*side, failed, finished.took, candidate.since.elapsed());
+        self.decide(candidate, verdict);
+        (*side == Side::New && failed).then(|| Chosen { code: self.versions.serving(), beside: None })
+    }
+
+    fn decide(&self, candidate: &Arc<Candidate>, verdict: Verdict) {
+        // Other code may have been put beside meanwhile.
+        let is_there = self.versions.candidate().is_some_and(|now| Arc::ptr_eq(&now, candidate));
+        if !is_there || verdict == Verdict::Wait {
+            return;
+        }
+        let (old, new) = (self.versions.serving().digest.clone(), candidate.digest());
+        let rolled_back = match verdict {
+            Verdict::RollBack(why) => {
+                self.versions.go_back_to(self.versions.serving());
+                Some(why)
+            }
+            _ => {
+                self.versions.promote();
+                None
+            }
+        };
+        let handler = (self.config.tenant.clone(), self.config.name.clone());
+        self.versions.decisions.push(Decision { handler, old, new, rolled_back });
+    }
+}

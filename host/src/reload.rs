@@ -1,0 +1,534 @@
+//! Desired state in, outcome out: the configuration and the code that are wanted become what serves, or nothing changes.
+//!
+//! New code is built, checked and tried beside what serves. Then the whole generation is swapped behind one pointer: an event that was routed
+//! before keeps what it was routed with. A source that changed is drained and started again while all others go on.
+
+mod book;
+mod changes;
+pub(crate) mod watch;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::available_parallelism,
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch as signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, HandlerConfig, HostConfig},
+    controller::{bell::Bell, generation::Generation},
+    health::Health,
+    letters::DeadLetters,
+    listener::Routes,
+    pause::{Parts, Pauses},
+    plugin::{
+        LoadError, Loader,
+        load::{Loaded, Queues},
+        version::Decision,
+    },
+    store::Store,
+    supervisor::{Member, Supervisor},
+    task,
+    tenant::Tenant,
+};
+
+pub use book::{Earlier, History, Rejected};
+pub use changes::{Change, Kind};
+
+pub(crate) use book::Book;
+
+use changes::Side;
+
+/// What came of a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Reloaded {
+    /// It serves.
+    Applied {
+        /// The number of what serves now; it grows.
+        generation: u64,
+        /// What is not as it was.
+        changes: Vec<Change>,
+        /// What looks wrong but kept nothing from serving.
+        warnings: Vec<String>,
+        /// How long it took, in milliseconds.
+        took_ms: u64,
+    },
+    /// It serves already.
+    Unchanged {
+        /// The number of what serves.
+        generation: u64,
+    },
+    /// Nothing changed, and why.
+    KeptOld {
+        /// Every reason that was found.
+        reasons: Vec<String>,
+    },
+}
+
+impl Reloaded {
+    pub(crate) fn kept_old(reason: impl Into<String>) -> Self {
+        Self::KeptOld { reasons: vec![reason.into()] }
+    }
+
+    /// Write it to the log.
+    pub(crate) fn log(&self, asked_by: &str) {
+        match self {
+            Self::Applied { generation, changes, warnings, took_ms } => {
+                for change in changes {
+                    tracing::info!(generation, "{change}");
+                }
+                for warning in warnings {
+                    tracing::warn!(generation, "{warning}");
+                }
+                tracing::info!(generation, took_ms, asked_by, "reload: applied");
+            }
+            Self::Unchanged { generation } => tracing::debug!(generation, asked_by, "reload: nothing has changed"),
+            Self::KeptOld { reasons } => tracing::error!(asked_by, "reload: kept old: {}", reasons.join("\n")),
+        }
+    }
+}
+
+/// Handlers that serve, and from what they were loaded.
+pub(crate) type Handlers = BTreeMap<(Tenant, String), Loaded>;
+
+/// What a reload works on.
+pub(crate) struct Works {
+    pub(crate) loader: Arc<Loader>,
+    pub(crate) book: Book,
+    pub(crate) generation: Arc<ArcSwap<Generation>>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) pauses: Pauses,
+    pub(crate) letters: DeadLetters,
+    pub(crate) routes: Routes,
+    pub(crate) health: Health,
+    pub(crate) bell: Bell,
+    pub(crate) store: Arc<dyn Store>,
+    /// What of `[host]` can be changed while it runs.
+    pub(crate) settings: Arc<ArcSwap<HostConfig>>,
+    /// Names of the embedder's own sources.
+    pub(crate) own: Vec<String>,
+}
+
+/// Carries reloads out. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Reloader(Arc<Inner>);
+
+struct Inner {
+    works: Works,
+    /// What serves. Held while that changes.
+    serving: Mutex<Serving>,
+    /// One reload of everything at a time.
+    whole: Mutex<()>,
+    /// Changes with what serves.
+    generation: signal::Sender<u64>,
+    closed: CancellationToken,
+    tries: AtomicU64,
+}
+
+/// What serves.
+#[derive(Clone)]
+struct Serving {
+    config: Arc<Config>,
+    handlers: Handlers,
+    number: u64,
+}
+
+impl Reloader {
+    /// A reloader of what serves since the boot.
+    pub(crate) fn new(works: Works, config: Config, handlers: Handlers) -> Self {
+        let serving = Mutex::new(Serving { config: Arc::new(config), handlers, number: 1 });
+        Self(Arc::new(Inner {
+            works,
+            serving,
+            whole: Mutex::default(),
+            generation: signal::Sender::new(1),
+            closed: CancellationToken::new(),
+            tries: AtomicU64::new(0),
+        }))
+    }
+
+    /// Have what is wanted serve: a configuration, or what the files say, and say what came of it. It goes on though nobody waits for it.
+    pub(crate) async fn ask(&self, wanted: Option<Config>, force: bool, asked_by: &'static str) -> Reloaded {
+        let reloader = self.clone();
+        let reloading = task::spawn("reload", async move {
+            let outcome = match wanted {
+                Some(config) => reloader.reload_with(config, force).await,
+                None => reloader.reload(force).await,
+            };
+            outcome.log(asked_by);
+            outcome
+        });
+        reloading.await.unwrap_or_else(|_| Reloaded::kept_old("the reload did not come to its end"))
+    }
+
+    /// Read the configuration file again, and all that it names, and have that serve. `force`: though events wait that nobody would take.
+    pub(crate) async fn reload(&self, force: bool) -> Reloaded {
+        let file = self.0.serving.lock().await.config.file.clone();
+        if file.as_os_str().is_empty() {
+            return Reloaded::kept_old("the host was not configured by a file: give it the configuration");
+        }
+        let own: Vec<&str> = self.0.works.own.iter().map(String::as_str).collect();
+        match Config::load_with_sources(&file, &own) {
+            Ok(config) => self.reload_with(config, force).await,
+            Err(problems) => Reloaded::KeptOld { reasons: problems.errors.iter().map(ToString::to_string).collect() },
+        }
+    }
+
+    /// Have this configuration serve.
+    pub(crate) async fn reload_with(&self, config: Config, force: bool) -> Reloaded {
+        let _whole = self.0.whole.lock().await;
+        let began = Instant::now();
+        self.0.tries.fetch_add(1, Ordering::Relaxed);
+        let before = self.0.serving.lock().await.clone();
+        let fixed = changes::fixed(&before.config.host, &config.host);
+        if !fixed.is_empty() {
+            return Reloaded::KeptOld { reasons: fixed };
+        }
+        let handlers = tokio::select! {
+            biased;
+            () = self.0.closed.cancelled() => return Reloaded::kept_old("the host stops"),
+            loaded = load_all(&self.0.works.loader, &config, &before.handlers) => match loaded {
+                Ok(handlers) => handlers,
+                Err(errors) => return Reloaded::KeptOld { reasons: errors.iter().map(|error| reason(error, &before.handlers)).collect() },
+            },
+        };
+        let mut serving = self.0.serving.lock().await;
+        // A handler whose code changed meanwhile may be newer than what was read here.
+        let newer = |(key, loaded): ((Tenant, String), Loaded)| {
+            let now = serving.handlers.get(&key).filter(|now| now.begun > loaded.begun && now.handler.config == loaded.handler.config);
+            let loaded = now.cloned().unwrap_or(loaded);
+            (key, loaded)
+        };
+        let handlers = handlers.into_iter().map(newer).collect();
+        self.apply(&mut serving, Arc::new(config), handlers, force, began).await
+    }
+
+    /// Build one handler's code again, whose files have changed, and have it serve. Several can be built side by side.
+    pub(crate) async fn reload_handler(&self, key: &(Tenant, String)) -> Reloaded {
+        let began = Instant::now();
+        self.0.tries.fetch_add(1, Ordering::Relaxed);
+        let Serving { config, handlers, number } = self.0.serving.lock().await.clone();
+        let Some(before) = handlers.get(key) else { return Reloaded::Unchanged { generation: number } };
+        let (wanted, queues) = (before.handler.config.clone(), config.queues());
+        let loaded = tokio::select! {
+            biased;
+            () = self.0.closed.cancelled() => return Reloaded::kept_old("the host stops"),
+            loaded = load_one(&self.0.works.loader, &wanted, &queues, Some(before)) => match loaded {
+                Ok(loaded) => loaded,
+                Err(error) => return Reloaded::kept_old(reason(&error, &handlers)),
+            },
+        };
+        let mut serving = self.0.serving.lock().await;
+        let now = serving.handlers.get(key).filter(|now| now.begun < loaded.begun && now.handler.config == wanted);
+        if now.is_none() {
+            // The configuration has changed meanwhile, or something newer serves.
+            return Reloaded::Unchanged { generation: serving.number };
+        }
+        let mut handlers = serving.handlers.clone();
+        handlers.insert(key.clone(), loaded);
+        let config = serving.config.clone();
+        self.apply(&mut serving, config, handlers, false, began).await
+    }
+
+    /// Swap what serves.
+    async fn apply(&self, serving: &mut Serving, config: Arc<Config>, handlers: Handlers, force: bool, began: Instant) -> Reloaded {
+        let works = &self.0.works;
+        let old = Side { config: &serving.config, handlers: &serving.handlers };
+        let new = Side { config: &config, handlers: &handlers };
+        let changes = changes::between(old, new);
+        if changes.is_empty() {
+            // What they were read from may be newer though it says the same.
+            serving.handlers = handlers;
+            serving.config = config;
+            self.0.generation.send_replace(serving.number);
+            return Reloaded::Unchanged { generation: serving.number };
+        }
+        if !force {
+            match changes::left_behind(&*works.store, &serving.config, &config).await {
+                Ok(left) if left.is_empty() => {}
+                Ok(left) => return Reloaded::KeptOld { reasons: left },
+                Err(error) => return Reloaded::kept_old(format!("what waits in the store cannot be looked at: {error}")),
+            }
+        }
+        let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let members = changes::members(old, new);
+
+        // What they brought is routed by the generation they were part of.
+        for member in works.supervisor.stop(&members.leaving, serving.config.host.drain_deadline).await {
+            warnings.push(format!("`{member}` did not stop in time and was aborted: what it had not acknowledged comes again"));
+        }
+        for member in &members.gone {
+            match member {
+                Member::Source(tenant, name) => works.health.forget(tenant, name),
+                Member::Sink(tenant, name) => works.health.forget_sink(&format!("{tenant}/{name}")),
+            }
+        }
+        for source in serving.config.sources.iter().filter(|source| members.leaving.contains(&Member::source(source))) {
+            if let Some(path) = source.path() {
+                works.routes.forget(&path);
+            }
+        }
+        let parts = works.own.iter().fold(Parts::of(&config), |parts, name| parts.own(name));
+        works.pauses.change_parts(parts).await;
+        works.letters.change_places(&config);
+        works.settings.store(Arc::new(config.host.clone()));
+        works.generation.store(Arc::new(Generation::of(&config, handlers.values().map(|loaded| loaded.handler.clone()))));
+        for source in config.sources.iter().filter(|source| members.coming.contains(&Member::source(source))) {
+            works.supervisor.start_source(source, &config);
+        }
+        for sink in config.sinks.iter().filter(|sink| members.coming.contains(&Member::sink(sink))) {
+            works.supervisor.start_sink(sink);
+        }
+        works.bell.ring_all();
+        for (key, loaded) in &handlers {
+            write_down(&works.book, key, loaded).await;
+        }
+
+        *serving = Serving { config, handlers, number: serving.number + 1 };
+        self.0.generation.send_replace(serving.number);
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Reloaded::Applied { generation: serving.number, changes, warnings, took_ms }
+    }
+
+    /// Have an earlier version of a handler serve, and not what its files say, until they say something else. `version`: the beginning of a
+    /// digest; none: the last one that served before.
+    pub(crate) async fn roll_back(&self, key: &(Tenant, String), version: Option<&str>) -> Reloaded {
+        let began = Instant::now();
+        let mut serving = self.0.serving.lock().await;
+        let Some(loaded) = serving.handlers.get(key) else { return Reloaded::kept_old(format!("there is no handler `{}`", key.1)) };
+        let history = self.0.works.book.history(key).unwrap_or_default();
+        let Some(digest) = history.earlier_version(version) else {
+            let which = version.map_or_else(|| "earlier version".to_owned(), |version| format!("version {version}"));
+            return Reloaded::kept_old(format!("there is no {which} of `{}`: see `koksmat plugins`", key.1));
+        };
+        let versions = &loaded.handler.versions;
+        let code = match versions.at_hand(digest) {
+            Some(code) => code,
+            None => match self.0.works.loader.earlier(&loaded.handler.config, digest).await {
+                Ok(Some(code)) => code,
+                Ok(None) => {
+                    return Reloaded::kept_old(format!(
+                        "the code of {} is not in the cache any more: build it again",
+                        &digest[..digest.len().min(12)]
+                    ));
+                }
+                Err(error) => return Reloaded::kept_old(error.to_string()),
+            },
+        };
+        let was = versions.serving().digest.clone();
+        versions.go_back_to(code);
+        let what = vec![format!("rolled back: version {} serves (was {})", changes::short(digest), changes::short(&was))];
+        let change = Change { kind: Kind::Handler, name: key.1.clone(), what };
+        let reason = versions.rejected().map(|rejected| (rejected, "an operator rolled it back"));
+        let rejected = reason.as_ref().map(|(rejected, why)| (rejected.as_str(), *why));
+        self.0.works.book.serves(key, digest, rejected).await;
+        self.bump(&mut serving, vec![change], began)
+    }
+
+    /// Have the new version of a handler serve that stands beside the old one.
+    pub(crate) async fn promote(&self, key: &(Tenant, String)) -> Reloaded {
+        let began = Instant::now();
+        let mut serving = self.0.serving.lock().await;
+        let Some(loaded) = serving.handlers.get(key) else { return Reloaded::kept_old(format!("there is no handler `{}`", key.1)) };
+        if !loaded.handler.versions.promote() {
+            return Reloaded::kept_old(format!("there is no new version of `{}` beside what serves", key.1));
+        }
+        let digest = loaded.handler.digest();
+        let change = Change {
+            kind: Kind::Handler,
+            name: key.1.clone(),
+            what: vec![format!("promoted: version {} serves", changes::short(&digest))],
+        };
+        self.0.works.book.serves(key, &digest, None).await;
+        self.bump(&mut serving, vec![change], began)
+    }
+
+    fn bump(&self, serving: &mut Serving, changes: Vec<Change>, began: Instant) -> Reloaded {
+        serving.number += 1;
+        self.0.generation.send_replace(serving.number);
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Reloaded::Applied { generation: serving.number, changes, warnings: Vec::new(), took_ms }
+    }
+
+    /// Write down what is decided about new code, until told to stop.
+    pub(crate) async fn keep_book(self, stopping: CancellationToken) {
+        let decisions = self.0.works.loader.decisions();
+        loop {
+            let decided = tokio::select! {
+                () = stopping.cancelled() => return,
+                decided = decisions.next() => decided,
+            };
+            for Decision { handler, old, new, rolled_back } in decided {
+                let mut serving = self.0.serving.lock().await;
+                let what = match &rolled_back {
+                    None => {
+                        self.0.works.book.serves(&handler, &new, None).await;
+                        format!("promoted: version {} is as good as {} and serves", changes::short(&new), changes::short(&old))
+                    }
+                    Some(why) => {
+                        self.0.works.book.serves(&handler, &old, Some((&new, why))).await;
+                        format!(
+                            "rolled back: version {} serves no more, {why}; version {} does",
+                            changes::short(&new),
+                            changes::short(&old)
+                        )
+                    }
+                };
+                let change = Change { kind: Kind::Handler, name: handler.1, what: vec![what] };
+                self.bump(&mut serving, vec![change], Instant::now()).log("the comparison of two versions");
+            }
+        }
+    }
+
+    /// What serves and what served of each handler.
+    pub(crate) async fn plugins(&self) -> Vec<Plugin> {
+        let serving = self.0.serving.lock().await.clone();
+        let plugin = |(key, loaded): (&(Tenant, String), &Loaded)| {
+            let (versions, history) = (&loaded.handler.versions, self.0.works.book.history(key).unwrap_or_default());
+            let code = versions.serving();
+            let beside = versions.candidate().map(|candidate| Beside {
+                digest: candidate.digest().to_string(),
+                calls: candidate.counts().calls(),
+                errors: candidate.counts().errors(),
+                since_ms: u64::try_from(candidate.since().elapsed().as_millis()).unwrap_or(u64::MAX),
+            });
+            Plugin {
+                handler: key.1.clone(),
+                plugin: loaded.handler.config.plugin.path().display().to_string(),
+                calls: code.counts.calls(),
+                errors: code.counts.errors(),
+                beside,
+                history,
+            }
+        };
+        serving.handlers.iter().map(plugin).collect()
+    }
+
+    /// The number of what serves now, and a signal of its changes.
+    pub(crate) fn generation(&self) -> signal::Receiver<u64> {
+        self.0.generation.subscribe()
+    }
+
+    /// Reload nothing any more. Returns when nothing is being changed.
+    pub(crate) async fn close(&self, by: tokio::time::Instant) {
+        self.0.closed.cancel();
+        if tokio::time::timeout_at(by, self.0.serving.lock()).await.is_err() {
+            tracing::warn!("a reload was still going on when the host stopped");
+        }
+    }
+
+    async fn serving(&self) -> Serving {
+        self.0.serving.lock().await.clone()
+    }
+}
+
+/// What serves of a handler, and what served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plugin {
+    /// The handler.
+    pub handler: String,
+    /// Where its code is.
+    pub plugin: String,
+    /// The calls of the version that serves, since this host has it.
+    pub calls: u64,
+    /// Those of them that failed.
+    pub errors: u64,
+    /// New code that has a share of the calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
+    /// Which version serves, and which did.
+    #[serde(flatten)]
+    pub history: History,
+}
+
+/// New code beside what serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// Its digest.
+    pub digest: String,
+    /// Its calls.
+    pub calls: u64,
+    /// Those of them that failed.
+    pub errors: u64,
+    /// For how long it has been there, in milliseconds.
+    pub since_ms: u64,
+}
+
+async fn write_down(book: &Book, key: &(Tenant, String), loaded: &Loaded) {
+    let versions = &loaded.handler.versions;
+    let rejected = versions.rejected();
+    book.serves(key, &versions.serving().digest, rejected.as_deref().map(|rejected| (rejected, "it was rolled back"))).await;
+}
+
+/// Have each handler serve what it served before the host stopped, where that is not what its files say: because an operator rolled that back,
+/// or because it was not known to be as good.
+pub(crate) async fn recall(loader: &Loader, book: &Book, handlers: &Handlers) {
+    for (key, loaded) in handlers {
+        let (versions, config) = (&loaded.handler.versions, &loaded.handler.config);
+        if let Some(history) = book.history(key).filter(|history| *history.serving != *loaded.digest) {
+            let rejected = history.rejected.as_ref().is_some_and(|rejected| *rejected.digest == *loaded.digest);
+            if rejected || config.canary.is_some() {
+                match loader.earlier(config, &history.serving).await {
+                    Ok(Some(code)) => {
+                        let new = versions.serving();
+                        versions.go_back_to(code);
+                        if let Some(canary) = config.canary.clone().filter(|_| !rejected) {
+                            versions.stand_beside(new, canary);
+                        }
+                    }
+                    Ok(None) => tracing::warn!(
+                        handler = key.1,
+                        "the version that served before is not in the cache any more: what the files say serves"
+                    ),
+                    Err(error) => {
+                        tracing::warn!(handler = key.1, %error, "the version that served before cannot serve: what the files say does")
+                    }
+                }
+            }
+        }
+        write_down(book, key, loaded).await;
+    }
+}
+
+/// Load all handlers of a configuration side by side, as many at a time as there is something to gain.
+pub(crate) async fn load_all(loader: &Arc<Loader>, config: &Config, before: &Handlers) -> Result<Handlers, Vec<LoadError>> {
+    let queues = config.queues();
+    let at_once = available_parallelism().map_or(2, |n| n.get()) * 2;
+    let load = |handler: &HandlerConfig| {
+        let (key, handler, queues) = ((handler.tenant.clone(), handler.name.clone()), handler.clone(), &queues);
+        async move {
+            let loaded = load_one(loader, &handler, queues, before.get(&key)).await;
+            loaded.map(|loaded| (key, loaded))
+        }
+    };
+    let loaded: Vec<_> = stream::iter(config.handlers.iter().map(load)).buffered(at_once).collect().await;
+    let (mut handlers, mut errors) = (Handlers::new(), Vec::new());
+    for loaded in loaded {
+        match loaded {
+            Ok((key, loaded)) => drop(handlers.insert(key, loaded)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(handlers) } else { Err(errors) }
+}
+
+/// Load a handler and try it.
+async fn load_one(loader: &Arc<Loader>, config: &HandlerConfig, queues: &Queues, before: Option<&Loaded>) -> Result<Loaded, LoadError> {
+    loader.load(config, queues, before).await
+}
+
+/// Why a handler does not serve, with what is new of it.
+fn reason(error: &LoadError, before: &Handlers) -> String {
+    let _ = before;
+    error.to_string()
+}

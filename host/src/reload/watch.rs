@@ -1,0 +1,327 @@
+//! Notices that the configuration, or the files that handlers are made from, have changed.
+//!
+//! Notifications of the file system wake, they do not decide: what has changed is told by looking, and everything is looked at every second
+//! too, for what no notification comes for. A file that somebody has open for writing is waited for, and what cannot be loaded is tried again
+//! while it keeps changing: only what stays wrong is said to be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use notify::{
+    Event, EventKind, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{
+    sync::Notify,
+    task::{JoinSet, spawn_blocking},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Reloaded, Reloader};
+use crate::{plugin::inputs::Inputs, tenant::Tenant};
+
+/// How long nothing must have happened before what changed is looked at: who writes several files writes them one after the other.
+const QUIET: Duration = Duration::from_millis(3);
+/// How long a file that was written to and not closed is waited for after the last time.
+const WRITING: Duration = Duration::from_secs(1);
+/// How long something has to stay wrong before that is said.
+const STAYS: Duration = Duration::from_millis(250);
+/// How often everything is looked at, whatever was notified.
+const LOOK: Duration = Duration::from_secs(1);
+/// The most files that are remembered one by one.
+const MANY: usize = 10_000;
+
+/// What is reloaded: everything, or one handler's code.
+type What = Option<(Tenant, String)>;
+
+/// Reload what changes until told to stop.
+pub(crate) async fn watch(reloader: Reloader, stopping: CancellationToken) {
+    let watching = Watching::new(reloader);
+    tokio::select! {
+        () = stopping.cancelled() => {}
+        () = watching.run() => {}
+    }
+}
+
+/// What the file system told since the last time.
+#[derive(Default)]
+struct Told {
+    paths: BTreeSet<PathBuf>,
+    /// More than can be remembered, or nobody knows which.
+    any: bool,
+    /// Files that were written to, and when; until they are closed.
+    open: HashMap<PathBuf, Instant>,
+    last: Option<Instant>,
+}
+
+impl Told {
+    fn take_in(&mut self, event: Event) -> bool {
+        match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                for path in &event.paths {
+                    self.open.remove(path);
+                }
+            }
+            // Whoever reads changes nothing.
+            EventKind::Access(_) => return false,
+            EventKind::Modify(notify::event::ModifyKind::Data(_)) if cfg!(target_os = "linux") => {
+                let now = Instant::now();
+                self.open.extend(event.paths.iter().map(|path| (path.clone(), now)));
+            }
+            _ => {}
+        }
+        self.any |= event.need_rescan() || self.paths.len() > MANY;
+        if !self.any {
+            self.paths.extend(event.paths);
+        }
+        self.last = Some(Instant::now());
+        true
+    }
+
+    /// Until when nothing is looked at.
+    fn wait_until(&self) -> Option<Instant> {
+        let quiet = self.last.map(|last| last + QUIET);
+        let closed = self.open.values().max().map(|written| *written + WRITING);
+        quiet.max(closed)
+    }
+}
+
+struct Watching {
+    reloader: Reloader,
+    told: Arc<Mutex<Told>>,
+    wake: Arc<Notify>,
+    /// None: there are no notifications here, and all is found by looking.
+    notifier: Option<notify::RecommendedWatcher>,
+    folders: BTreeSet<PathBuf>,
+    reloading: JoinSet<(What, Reloaded)>,
+    running: HashSet<What>,
+    /// Changed again while it was being reloaded.
+    again: HashSet<What>,
+    /// What was wrong, and since when; said once it has stayed so.
+    wrong: BTreeMap<What, Wrong>,
+    config: Inputs,
+}
+
+struct Wrong {
+    outcome: Reloaded,
+    since: Instant,
+    said: bool,
+    /// The files as they were then.
+    inputs: Inputs,
+}
+
+impl Watching {
+    fn new(reloader: Reloader) -> Self {
+        let (told, wake) = (Arc::new(Mutex::new(Told::default())), Arc::new(Notify::new()));
+        let notifier = notify::recommended_watcher({
+            let (told, wake) = (told.clone(), wake.clone());
+            move |event: notify::Result<Event>| {
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                let news = match event {
+                    Ok(event) => told.take_in(event),
+                    Err(_) => {
+                        told.any = true;
+                        true
+                    }
+                };
+                if news {
+                    wake.notify_one();
+                }
+            }
+        });
+        let notifier =
+            notifier.inspect_err(|error| tracing::warn!(%error, "no notifications of changed files: they are looked for every second"));
+        Self {
+            reloader,
+            told,
+            wake,
+            notifier: notifier.ok(),
+            folders: BTreeSet::new(),
+            reloading: JoinSet::new(),
+            running: HashSet::new(),
+            again: HashSet::new(),
+            wrong: BTreeMap::new(),
+            config: Inputs::default(),
+        }
+    }
+
+    async fn run(mut self) {
+        let mut generation = self.reloader.generation();
+        self.config = self.config_inputs(SystemTime::now()).await;
+        self.watch_folders().await;
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let say = self.wrong.values().filter(|wrong| !wrong.said).map(|wrong| wrong.since + STAYS).min();
+            tokio::select! {
+                () = self.wake.notified() => {
+                    self.settle().await;
+                    let told = self.take_told();
+                    self.look(Some(&told)).await;
+                }
+                Some(Ok((what, outcome))) = self.reloading.join_next(), if !self.reloading.is_empty() => self.reloaded(what, outcome).await,
+                Ok(()) = generation.changed() => self.watch_folders().await,
+                () = sleep_until(look) => {
+                    self.look(None).await;
+                    look = Instant::now() + LOOK;
+                }
+                () = until(say) => self.say(),
+            }
+        }
+    }
+
+    /// Wait until whoever writes has written.
+    async fn settle(&self) {
+        loop {
+            let until = self.told().wait_until();
+            let Some(until) = until.filter(|until| *until > Instant::now()) else { return };
+            tokio::select! {
+                () = sleep_until(until) => {}
+                // A file may have been closed.
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_told(&self) -> Told {
+        std::mem::take(&mut *self.told())
+    }
+
+    /// Reload what has changed: of what was told, or of everything.
+    async fn look(&mut self, told: Option<&Told>) {
+        let serving = self.reloader.serving().await;
+        if !serving.config.host.watch {
+            return;
+        }
+        let may_have = |inputs: &Inputs| told.is_none_or(|told| told.any || told.paths.iter().any(|path| inputs.concern(path)));
+        // What is wrong may be mended by a file that nobody knows of yet.
+        let mended = |what: &What| told.is_some() && self.wrong.contains_key(what);
+        let mut looked_at: Vec<(What, Inputs, bool)> = Vec::new();
+        for (key, loaded) in &serving.handlers {
+            let what = Some(key.clone());
+            let inputs = self.wrong.get(&what).map_or(&*loaded.inputs, |wrong| &wrong.inputs);
+            let mended = mended(&what);
+            if mended || may_have(inputs) {
+                looked_at.push((what, inputs.clone(), mended));
+            }
+        }
+        let config = self.wrong.get(&None).map_or(&self.config, |wrong| &wrong.inputs).clone();
+        if mended(&None) || may_have(&config) {
+            looked_at.push((None, config, mended(&None)));
+        }
+        let changed = spawn_blocking(move || {
+            looked_at.retain(|(_, inputs, mended)| *mended || inputs.have_changed());
+            looked_at.into_iter().map(|(what, _, _)| what).collect::<Vec<_>>()
+        });
+        let Ok(changed) = changed.await else { return };
+        if changed.contains(&None) {
+            self.config = self.config_inputs(SystemTime::now()).await;
+            // It reads all that changed.
+            self.reload(None);
+            return;
+        }
+        changed.into_iter().for_each(|what| self.reload(what));
+    }
+
+    fn reload(&mut self, what: What) {
+        if !self.running.insert(what.clone()) {
+            self.again.insert(what);
+            return;
+        }
+        let reloader = self.reloader.clone();
+        self.reloading.spawn(async move {
+            let outcome = match &what {
+                None => reloader.reload(false).await,
+                Some(key) => reloader.reload_handler(key).await,
+            };
+            (what, outcome)
+        });
+    }
+
+    async fn reloaded(&mut self, what: What, outcome: Reloaded) {
+        self.running.remove(&what);
+        if self.again.remove(&what) {
+            if !matches!(outcome, Reloaded::KeptOld { .. }) {
+                outcome.log("a changed file");
+            }
+            self.reload(what);
+            return;
+        }
+        if matches!(outcome, Reloaded::KeptOld { .. }) {
+            let inputs = self.inputs_of(&what).await;
+            self.wrong.insert(what, Wrong { outcome, since: Instant::now(), said: false, inputs });
+            return;
+        }
+        outcome.log("a changed file");
+        match what {
+            // Whatever was wrong with a handler is right, or it would not serve.
+            None => self.wrong.clear(),
+            what => drop(self.wrong.remove(&what)),
+        }
+    }
+
+    /// Say what has stayed wrong.
+    fn say(&mut self) {
+        let now = Instant::now();
+        for wrong in self.wrong.values_mut().filter(|wrong| !wrong.said && wrong.since + STAYS <= now) {
+            wrong.outcome.log("a changed file");
+            wrong.said = true;
+        }
+    }
+
+    /// The files of what could not be loaded, as they are now.
+    async fn inputs_of(&self, what: &What) -> Inputs {
+        let Some(key) = what else { return self.config.clone() };
+        let Some(loaded) = self.reloader.serving().await.handlers.get(key).cloned() else { return Inputs::default() };
+        spawn_blocking(move || loaded.inputs.again()).await.unwrap_or_default()
+    }
+
+    /// The configuration's file, and every file of what it names that is not there or does not load: who mends that need not touch the
+    /// configuration.
+    async fn config_inputs(&self, read_from: SystemTime) -> Inputs {
+        let file = self.reloader.serving().await.config.file.clone();
+        let files = std::iter::once(file.clone()).chain(file.canonicalize().ok().filter(|real| *real != file)).collect();
+        spawn_blocking(move || Inputs::files(files, read_from)).await.unwrap_or_default()
+    }
+
+    /// Have the file system tell of the folders of everything that serves.
+    async fn watch_folders(&mut self) {
+        let serving = self.reloader.serving().await;
+        let config = self.config.clone();
+        let wanted = spawn_blocking(move || {
+            let inputs = serving.handlers.values().map(|loaded| &*loaded.inputs).chain([&config]);
+            inputs.flat_map(|inputs| inputs.watched().collect::<Vec<_>>()).collect::<BTreeSet<_>>()
+        });
+        let Ok(wanted) = wanted.await else { return };
+        let Some(notifier) = &mut self.notifier else { return };
+        for folder in self.folders.difference(&wanted) {
+            // One that is gone is watched no more.
+            let _ = notifier.unwatch(folder);
+        }
+        let mut watched: BTreeSet<PathBuf> = self.folders.intersection(&wanted).cloned().collect();
+        for folder in wanted.difference(&self.folders) {
+            match notifier.watch(Path::new(folder), RecursiveMode::NonRecursive) {
+                Ok(()) => drop(watched.insert(folder.clone())),
+                Err(error) => {
+                    tracing::warn!(folder = %folder.display(), %error, "no notifications of changes in this folder: it is looked at every second")
+                }
+            }
+        }
+        self.folders = watched;
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
