@@ -28,6 +28,7 @@ pub mod host;
 mod lane;
 pub mod letters;
 pub mod listener;
+mod nodelay;
 pub mod outcome;
 pub mod pause;
 mod planted;

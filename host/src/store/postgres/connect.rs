@@ -9,7 +9,7 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::Clock;
-use crate::{config::Secret, store::StoreError};
+use crate::{config::Secret, nodelay, store::StoreError};
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -47,21 +47,24 @@ impl Connect {
     }
 
     /// What each session begins with: the tables are those of the store, and who has to wait for a lock, or whose statement takes too long,
-    /// is told so. A host that stops inside a transaction is in nobody's way for longer than half a lease.
+    /// is told so. A host that stops inside a transaction is in nobody's way for longer than half a lease. Every statement has its index: one
+    /// that is planned while a table is empty would go on reading all of it, however long it becomes.
     fn session(&self) -> String {
         let quoted = self.schema.replace('"', "\"\"");
         format!(
             "SET search_path = \"{quoted}\"; SET lock_timeout = '7s'; SET statement_timeout = '30s'; SET synchronous_commit = on;
-             SET idle_in_transaction_session_timeout = '5s'; SET client_min_messages = warning"
+             SET idle_in_transaction_session_timeout = '5s'; SET client_min_messages = warning;
+             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
         )
     }
 
     /// Connections that are made when they are needed.
     pub(super) fn pool(&self, options: PgPoolOptions) -> PgPool {
-        let session = self.session();
+        let (session, port) = (self.session(), self.options.get_port());
         options
             .after_connect(move |connection, _| {
                 let session = session.clone();
+                nodelay::on_connections_to(port);
                 Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(session)).execute(connection).await.map(drop) })
             })
             .connect_lazy_with(self.options.clone())
@@ -70,6 +73,7 @@ impl Connect {
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         let connecting = async {
             let mut connection = self.options.connect().await?;
+            nodelay::on_connections_to(self.options.get_port());
             sqlx::raw_sql(AssertSqlSafe(self.session())).execute(&mut connection).await?;
             Ok::<_, sqlx::Error>(connection)
         };

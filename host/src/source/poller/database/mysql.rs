@@ -15,7 +15,10 @@ use super::{
     DatabaseError,
     server::{Kind, Server, in_time},
 };
-use crate::source::poller::row::{Row, Value};
+use crate::{
+    nodelay,
+    source::poller::row::{Row, Value},
+};
 
 /// A MySQL or MariaDB database.
 pub(in crate::source::poller) type MySql = Server<MySqlKind>;
@@ -53,6 +56,7 @@ impl Kind for MySqlKind {
 
     async fn connect(&self, writes: bool) -> sqlx::Result<MySqlConnection> {
         let mut connection = self.options.connect().await?;
+        nodelay::on_connections_to(self.options.get_port());
         Self::run(&mut connection, SESSION).await?;
         if !writes {
             Self::run(&mut connection, READ_ONLY).await?;

@@ -18,7 +18,10 @@ use super::{
     DatabaseError,
     server::{Kind, Open, Server, in_time},
 };
-use crate::source::poller::row::{Row, Value};
+use crate::{
+    nodelay,
+    source::poller::row::{Row, Value},
+};
 
 /// A PostgreSQL database.
 pub(in crate::source::poller) type Postgres = Server<PostgresKind>;
@@ -51,6 +54,7 @@ impl Kind for PostgresKind {
 
     async fn connect(&self, writes: bool) -> sqlx::Result<PgConnection> {
         let mut connection = self.options.connect().await?;
+        nodelay::on_connections_to(self.options.get_port());
         Self::run(&mut connection, SESSION).await?;
         if !writes {
             Self::run(&mut connection, READ_ONLY).await?;
