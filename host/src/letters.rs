@@ -251,7 +251,7 @@ fn origin(letter: &DeadLetter) -> Origin {
 }
 
 /// The first call that a replay would make.
-fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u32, name: &str, handler: &Handler) -> Call {
+pub(crate) fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u32, name: &str, handler: &Handler) -> Call {
     let id = CallId { tenant: origin.tenant.clone(), source: origin.source.clone(), key: key.map(Into::into), handler: name.into() };
     Call {
         idempotency_key: idempotency_key(&id, event).into(),

@@ -9,6 +9,7 @@ pub(crate) mod watch;
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,14 +25,16 @@ use tokio::sync::{Mutex, watch as signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    channel::Origin,
     config::{Config, HandlerConfig, HostConfig},
     controller::{bell::Bell, generation::Generation},
+    event::cloudevents,
     health::Health,
-    letters::DeadLetters,
+    letters::{DeadLetters, call_of},
     listener::Routes,
     pause::{Parts, Pauses},
     plugin::{
-        LoadError, Loader,
+        Ended, LoadError, Loader,
         load::{Loaded, Queues},
         version::Decision,
     },
@@ -511,7 +514,7 @@ pub(crate) async fn load_all(loader: &Arc<Loader>, config: &Config, before: &Han
             loaded.map(|loaded| (key, loaded))
         }
     };
-    let loaded: Vec<_> = stream::iter(config.handlers.iter().map(load)).buffered(at_once).collect().await;
+    let loaded: Vec<_> = stream::iter(config.handlers.iter().map(load)).buffer_unordered(at_once).collect().await;
     let (mut handlers, mut errors) = (Handlers::new(), Vec::new());
     for loaded in loaded {
         match loaded {
@@ -524,11 +527,39 @@ pub(crate) async fn load_all(loader: &Arc<Loader>, config: &Config, before: &Han
 
 /// Load a handler and try it.
 async fn load_one(loader: &Arc<Loader>, config: &HandlerConfig, queues: &Queues, before: Option<&Loaded>) -> Result<Loaded, LoadError> {
-    loader.load(config, queues, before).await
+    let loaded = loader.load(config, queues, before).await?;
+    let is_new = before.is_none_or(|before| before.digest != loaded.digest || before.handler.config.self_test != config.self_test);
+    if is_new {
+        for file in &config.self_test {
+            self_test(&loaded, file).await?;
+        }
+    }
+    Ok(loaded)
+}
+
+/// Have new code handle an event whose effects are thrown away: what does not come to a good end never serves.
+async fn self_test(loaded: &Loaded, file: &Path) -> Result<(), LoadError> {
+    let config = &loaded.handler.config;
+    let failed = |why: String| LoadError::SelfTest { handler: config.name.clone(), file: file.to_owned(), why };
+    let json = tokio::fs::read(file).await.map_err(|error| failed(error.to_string()))?;
+    let event = cloudevents::from_structured(&json).map_err(|error| failed(error.to_string()))?;
+    let Some(code) = loaded.handler.versions.at_hand(&loaded.digest) else { return Ok(()) };
+    let origin = Origin { tenant: config.tenant.clone(), source: "self-test".into(), kind: "self-test".into() };
+    let call = call_of(&origin, None, &event, 0, &config.name, &loaded.handler);
+    let trial = loaded.handler.dry_run_on(code, call).await;
+    match trial.outcome {
+        Ended::Done => Ok(()),
+        _ => Err(failed(trial.reason.unwrap_or_default())),
+    }
 }
 
 /// Why a handler does not serve, with what is new of it.
 fn reason(error: &LoadError, before: &Handlers) -> String {
-    let _ = before;
-    error.to_string()
+    let LoadError::NotGranted { handler, .. } = error else { return error.to_string() };
+    match before.iter().find(|((_, name), _)| name == handler) {
+        Some((_, loaded)) => {
+            format!("{error}\nthat is new: version {}, which serves on, does not use it", changes::short(&loaded.handler.digest()))
+        }
+        None => error.to_string(),
+    }
 }

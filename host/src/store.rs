@@ -286,6 +286,8 @@ pub struct Commit {
     pub hops: u32,
     /// Earlier attempts that failed.
     pub history: Vec<Attempt>,
+    /// The version of the handler that ran: a digest. Absent: none did.
+    pub plugin: Option<Arc<str>>,
     /// What becomes of the call.
     pub verdict: Verdict,
 }
@@ -425,6 +427,8 @@ pub struct Settled {
     pub outcome: String,
     /// The response that was kept.
     pub response: Option<Response>,
+    /// The version of the handler that settled it: a digest.
+    pub plugin: Option<String>,
 }
 
 /// A dead letter.

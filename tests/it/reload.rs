@@ -1,6 +1,7 @@
 //! Handlers, sources and grants change while the host runs: what is in flight does not notice, and what is wrong never serves.
 
 mod sources;
+mod versions;
 mod wrong;
 
 use std::{path::Path, time::Duration};
@@ -110,12 +111,14 @@ async fn a_call_that_runs_ends_on_the_code_it_began_with() {
         )
     };
     let settings = format!("{ON}\ngrants = {{ http = [\"{}\"] }}\ntimeout = \"60s\"", inside.address());
-    let host = TestHost::start(Folder::new().toml(ANSWERED).script("answer", "answer.js", &slow("old"), &settings)).await;
+    let folder = Folder::new().host("watch = false").toml(ANSWERED);
+    let host = TestHost::start(folder.script("answer", "answer.js", &slow("old"), &settings)).await;
     let running = ask(&host);
     let change = async {
         inside.reached(1).await;
         write(host.folder.join("answer.js"), &says("new"));
-        answers(&host, "new").await;
+        applied(&host.host.reload(false).await);
+        assert_eq!(ask(&host).await, "new");
         inside.keep_for(Duration::ZERO);
     };
     assert_eq!(tokio::join!(running, change).0, "old");

@@ -95,7 +95,7 @@ impl Settler {
                     tokio::time::sleep(TOO_EARLY).await;
                 }
                 let rings: Vec<Ring> = effects.emits.iter().flat_map(accept::rings).collect();
-                match self.commit(joint, call, Verdict::Done { effects, keep }).await {
+                match self.commit(joint, call, Some(plugin.clone()), Verdict::Done { effects, keep }).await {
                     Ok(Committed::Yes) => {
                         rings.into_iter().for_each(|(group, due)| self.bell.ring_for(group, due));
                         done
@@ -131,7 +131,7 @@ impl Settler {
         if joint.task.is_some() || joint.reply || !may_wait {
             return None;
         }
-        match self.commit(joint, call, Verdict::Behind { order: order.to_string() }).await {
+        match self.commit(joint, call, None, Verdict::Behind { order: order.to_string() }).await {
             Ok(Committed::Fenced) => Some(self.was_fenced(joint, call)),
             Ok(Committed::Free) => {
                 self.parked.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -172,7 +172,7 @@ impl Settler {
             "the host ended again and again while this call ran alone: quarantined as a dead letter");
         if joint.task.is_none() {
             let verdict = Verdict::Dead { reason: QUARANTINED.into(), failed: None, plugin: routed.handler.digest(), recording: None };
-            if let Err(error) = self.commit(joint, call, verdict).await {
+            if let Err(error) = self.commit(joint, call, None, verdict).await {
                 return self.store_failed(joint, call, &error).await;
             }
             self.attempts.quarantined(&call.id).await;
@@ -187,7 +187,7 @@ impl Settler {
             return Settled { tally: Tally::Returned, answer: Answer::Again { after: Some(RETRY_PAUSED), cause: Cause::Paused } };
         }
         let verdict = self.park(joint, routed, call, now(), None);
-        match self.commit(joint, call, verdict).await {
+        match self.commit(joint, call, None, verdict).await {
             Ok(Committed::Yes) => {
                 self.bell.ring(group_of(&call.id));
                 Settled { tally: Tally::Parked, answer: Answer::Done { response: None } }
@@ -224,7 +224,7 @@ impl Settler {
         let (tenant, handler, event) = (&call.id.tenant, &*call.id.handler, joint.event.id.as_str());
         if joint.reply {
             // One attempt; the sender tries again by himself.
-            tracing::warn!(%tenant, handler, event, attempt, reason, "the call failed and its sender is told");
+            tracing::warn!(%tenant, handler, event, attempt, plugin = &*plugin, reason, "the call failed and its sender is told");
             let answer = if rejected { Answer::Dead { reason } } else { Answer::Again { after, cause: cause_of(failure.as_ref()) } };
             let tally = if rejected { Tally::Dead } else { Tally::Returned };
             return Settled { tally, answer };
@@ -232,14 +232,14 @@ impl Settler {
         let failed = Some(Attempt { at: now(), error: reason.clone(), plugin: Some(plugin.to_string()) });
         let (verdict, settled) = if rejected || attempt >= config.retry.attempts {
             let why = if rejected { reason.clone() } else { format!("failed {attempt} times; last: {reason}") };
-            tracing::warn!(%tenant, handler, event, attempt, reason = why, "the call failed for good: dead letter");
+            tracing::warn!(%tenant, handler, event, attempt, plugin = &*plugin, reason = why, "the call failed for good: dead letter");
             let answer = Answer::Dead { reason: why.clone() };
             let recording = recording.and_then(|recording| recording.encode(config.secrets()));
             let verdict = Verdict::Dead { reason: why, failed, plugin: plugin.to_string(), recording };
             (verdict, Settled { tally: Tally::Dead, answer })
         } else {
             let wait = after.unwrap_or_else(|| backoff(&config.retry, attempt));
-            tracing::warn!(%tenant, handler, event, attempt, reason, ?wait, "the call failed and waits for its next attempt");
+            tracing::warn!(%tenant, handler, event, attempt, plugin = &*plugin, reason, ?wait, "the call failed and waits for its next attempt");
             let due = now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
             let answer = Answer::Done { response: None };
             (self.park(joint, routed, call, due, failed), Settled { tally: Tally::Parked, answer })
@@ -254,7 +254,7 @@ impl Settler {
             Verdict::Park { due, .. } => Some(*due),
             Verdict::Done { .. } | Verdict::Behind { .. } | Verdict::Dead { .. } => None,
         };
-        match self.commit(joint, call, verdict).await {
+        match self.commit(joint, call, Some(plugin), verdict).await {
             Ok(Committed::Fenced) => self.was_fenced(joint, call),
             Ok(_) => {
                 self.store.unhold(call.holder);
@@ -265,7 +265,7 @@ impl Settler {
         }
     }
 
-    async fn commit(&self, joint: &Joint, call: &Call, verdict: Verdict) -> Result<Committed, StoreError> {
+    async fn commit(&self, joint: &Joint, call: &Call, plugin: Option<Arc<str>>, verdict: Verdict) -> Result<Committed, StoreError> {
         let task = joint.task.as_deref();
         let commit = Commit {
             call: call.id.clone(),
@@ -276,6 +276,7 @@ impl Settler {
             event: joint.event.clone(),
             hops: call.hops,
             history: task.map(|task| task.history.clone()).unwrap_or_default(),
+            plugin,
             verdict,
         };
         let committed = self.store.commit(commit).await;

@@ -34,6 +34,7 @@ pub(crate) use self::{
 mod cache;
 mod cargo;
 mod command;
+mod compiler;
 mod encode;
 mod error;
 mod inspect;

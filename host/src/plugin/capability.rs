@@ -49,7 +49,8 @@ pub(crate) fn missing(needs: &BTreeSet<Capability>, grants: &crate::config::Gran
 }
 
 /// The entries that `grants` has, and those for `missing`, as they stand in the file.
-pub(crate) fn grants_line(grants: &crate::config::Grants, missing: &[Capability]) -> String {
+/// The hosts are those that the code names, if it is known which.
+pub(crate) fn grants_line(grants: &crate::config::Grants, missing: &[Capability], hosts: &[String]) -> String {
     let list = |items: &[String]| format!("{items:?}");
     let mut entries = Vec::new();
     match grants.keyvalue.as_deref() {
@@ -63,6 +64,9 @@ pub(crate) fn grants_line(grants: &crate::config::Grants, missing: &[Capability]
     if !grants.http.is_empty() {
         entries.push(format!("http = {}", list(&grants.http)));
     }
-    entries.extend(missing.iter().map(|m| m.grant_line().to_owned()));
+    entries.extend(missing.iter().map(|missing| match missing {
+        Capability::Http if !hosts.is_empty() => format!("http = {}", list(hosts)),
+        other => other.grant_line().to_owned(),
+    }));
     entries.join(", ")
 }

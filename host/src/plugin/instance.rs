@@ -90,7 +90,8 @@ impl Handler {
         if let Some(stand_in) = &self.stand_in {
             return stand_in.call(call).await;
         }
-        let log = CallLog::new(call.id.tenant.as_str().into(), call.id.handler.clone(), call.event.id.as_str().into(), call.attempt);
+        let (id, event) = (&call.id, call.event.id.as_str());
+        let log = CallLog::new(id.tenant.as_str().into(), id.handler.clone(), code.digest.clone(), event.into(), call.attempt);
         self.run_aside(code, call, log, Outside::Open).await.0
     }
 

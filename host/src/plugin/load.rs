@@ -67,6 +67,16 @@ pub enum LoadError {
         /// The import.
         import: String,
     },
+    /// It did not handle an event that it must handle before it serves.
+    #[error("handlers.{handler}: it fails its self-test {}: {why}", file.display())]
+    SelfTest {
+        /// The handler.
+        handler: String,
+        /// The event.
+        file: PathBuf,
+        /// What it came to.
+        why: String,
+    },
     /// It is not of our world.
     #[error("handlers.{handler}: {plugin} is no handler of koksmat:plugin@0.1.0: {why}")]
     WrongWorld {
@@ -264,7 +274,7 @@ impl Loader {
         let script = self.builder.script(entry).await.map_err(failed)?;
         let inputs = files(entry, script.files.clone(), read_from).await;
         let needs = script.needs.clone();
-        check_grants(config, &needs, of_script)?;
+        check_grants_for(config, &needs, &script.hosts(), of_script)?;
         if let Some(code) = same(&script.digest) {
             let script = code.script.is_some().then_some(script);
             return Ok(Version { code, needs, inputs, script });
@@ -375,6 +385,16 @@ fn check_imports(config: &HandlerConfig, imports: &[String]) -> Result<BTreeSet<
 }
 
 fn check_grants(config: &HandlerConfig, needs: &BTreeSet<Capability>, describe: impl Fn(Capability) -> String) -> Result<(), LoadError> {
+    check_grants_for(config, needs, &[], describe)
+}
+
+/// The same for code that names these hosts.
+fn check_grants_for(
+    config: &HandlerConfig,
+    needs: &BTreeSet<Capability>,
+    hosts: &[String],
+    describe: impl Fn(Capability) -> String,
+) -> Result<(), LoadError> {
     let missing = capability::missing(needs, &config.grants);
     if missing.is_empty() {
         return Ok(());
@@ -383,7 +403,7 @@ fn check_grants(config: &HandlerConfig, needs: &BTreeSet<Capability>, describe: 
         handler: config.name.clone(),
         plugin: config.plugin.path().display().to_string(),
         what: missing.iter().map(|m| describe(*m)).collect::<Vec<_>>().join(" and "),
-        line: capability::grants_line(&config.grants, &missing),
+        line: capability::grants_line(&config.grants, &missing, hosts),
     })
 }
 

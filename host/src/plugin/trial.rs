@@ -17,6 +17,7 @@ use crate::{
         guest::Emission,
         instance::Finished,
         recording::Playback,
+        version::Code,
     },
     store::Write,
 };
@@ -121,8 +122,13 @@ impl Handler {
     /// Run the handler on one event and throw its effects away. What it reads is what is there now; of its requests only GET and HEAD are
     /// sent, and what it logs goes nowhere but into the result. It stands in no line and takes no permit.
     pub async fn dry_run(self: &Arc<Self>, call: Call) -> Trial {
+        self.dry_run_on(self.versions.serving(), call).await
+    }
+
+    /// The same on one version of it.
+    pub(crate) async fn dry_run_on(self: &Arc<Self>, code: Arc<Code>, call: Call) -> Trial {
         let log = CallLog::kept();
-        let (finished, asked) = self.run_aside(self.versions.serving(), call, log.clone(), Outside::Safe).await;
+        let (finished, asked) = self.run_aside(code, call, log.clone(), Outside::Safe).await;
         Trial::of(self, finished, asked, &log)
     }
 

@@ -169,6 +169,7 @@ impl Shared {
             event: task.event,
             hops: task.hops,
             history: task.history,
+            plugin: None,
             verdict,
         };
         match self.store.commit(commit).await {

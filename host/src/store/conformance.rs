@@ -203,6 +203,7 @@ pub(crate) fn settling(task: &Task, verdict: Verdict) -> Commit {
         event: task.event.clone(),
         hops: task.hops,
         history: task.history.clone(),
+        plugin: Some("v1".into()),
         verdict,
     }
 }
@@ -211,7 +212,18 @@ pub(crate) fn settling(task: &Task, verdict: Verdict) -> Commit {
 pub(crate) fn direct(key: Option<&str>, verdict: Verdict) -> Commit {
     let call = CallId { tenant: tenant(), source: "orders".into(), key: key.map(Into::into), handler: "invoice".into() };
     let event = event(key.unwrap_or("nameless"));
-    Commit { call, holder: None, kind: "kafka".into(), claim: None, fence: None, event, hops: 0, history: Vec::new(), verdict }
+    Commit {
+        call,
+        holder: None,
+        kind: "kafka".into(),
+        claim: None,
+        fence: None,
+        event,
+        hops: 0,
+        history: Vec::new(),
+        plugin: Some("v1".into()),
+        verdict,
+    }
 }
 
 pub(crate) fn done() -> Verdict {

@@ -88,7 +88,11 @@ async fn the_command_tells_what_came_of_it_by_its_status_and_so_does_a_signal_in
     assert_eq!(host.post("/ask", &[], "").await.text(), "two");
     write(folder.join("answer.js"), "export function handle() {");
     let kept = koksmat(folder.path(), &["reload"]).await;
-    assert!(kept.code == Some(2) && kept.said().contains("answer.js:1:27: ") && kept.said().ends_with("kept old\n"), "{}", kept.said());
+    assert!(
+        kept.code == Some(2) && kept.said().contains("answer.js:1:27: ") && kept.said().trim_end().ends_with("kept old"),
+        "{}",
+        kept.said()
+    );
     host.signal("HUP").await;
     host.line("reload: kept old: handlers.answer: answer.js:1:27").await;
     write(folder.join("answer.js"), &says("three"));
@@ -96,4 +100,45 @@ async fn the_command_tells_what_came_of_it_by_its_status_and_so_does_a_signal_in
     host.line("reload: applied").await;
     assert_eq!(host.post("/ask", &[], "").await.text(), "three");
     host.stops_well().await;
+}
+
+#[tokio::test]
+async fn code_that_newly_wants_what_it_is_not_granted_is_told_with_the_line_to_add() {
+    let host = start().await;
+    write(
+        host.folder.join("answer.js"),
+        "import { http } from \"koksmat\";\nexport function handle() { return http.fetch(\"https://api.example.com/x\").text(); }\n",
+    );
+    let said = kept_old(&host.host.reload(false).await);
+    assert!(
+        said.contains(
+            "uses `http` of \"koksmat\", which is not granted; add to [handlers.answer]:  grants = { http = [\"api.example.com\"] }"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("that is new: version ") && said.ends_with(", which serves on, does not use it"), "{said}");
+    assert_eq!(ask(&host).await, "old");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn code_that_fails_its_self_test() {
+    let event = serde_json::json!({ "specversion": "1.0", "id": "1", "source": "/test", "type": "order", "data": { "quantity": 2 } });
+    let script = |factor: &str| {
+        format!(
+            "export function handle(event) {{ if (event.json().quantity * {factor} !== 4) throw new Error(\"no double\"); return \"{factor}\"; }}\n"
+        )
+    };
+    let folder = Folder::new().host("watch = false").toml(ANSWERED).file("order.json", event.to_string());
+    let host = TestHost::start(folder.script("answer", "answer.js", &script("2"), &format!("{ON}\nself-test = \"order.json\""))).await;
+    write(host.folder.join("answer.js"), &script("3"));
+    let said = kept_old(&host.host.reload(false).await);
+    assert!(
+        said.starts_with("handlers.answer: it fails its self-test ") && said.contains("order.json: ") && said.contains("no double"),
+        "{said}"
+    );
+    assert_eq!(host.host.plugins().await[0].calls, 0, "a test is no call");
+    write(host.folder.join("answer.js"), &script("2.0"));
+    applied(&host.host.reload(false).await);
+    host.stop().await;
 }

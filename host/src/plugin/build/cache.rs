@@ -19,7 +19,7 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use super::error::BuildError;
+use super::{compiler, error::BuildError};
 
 /// What all files together may take, in bytes. The ones that were not used for longest go first.
 const MAX_SIZE: u64 = 2 << 30;
@@ -91,7 +91,7 @@ impl Cache {
             return Ok(component);
         }
         let refused = |reason| BuildError::Engine { what: "the component cannot be compiled", reason };
-        let code = engine.precompile_component(component()?.as_ref()).map_err(refused)?;
+        let code = compiler::compile(engine, component()?.as_ref()).map_err(refused)?;
         self.write(Kind::Compiled, &key, &code);
         // SAFETY: `code` is what this engine returned just now.
         unsafe { Component::deserialize(engine, &code) }.map_err(refused)

@@ -62,6 +62,28 @@ impl Script {
     }
 }
 
+impl Script {
+    /// The hosts that stand in its texts, as far as they stand there whole: what it probably wants to send requests to.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let mut hosts = BTreeSet::new();
+        for (_, source) in &self.modules {
+            for scheme in ["http://", "https://"] {
+                for (at, _) in source.match_indices(scheme) {
+                    let in_quotes = source[..at].ends_with(['"', '\'', '`']);
+                    let rest = &source[at + scheme.len()..];
+                    let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':'))).unwrap_or(rest.len());
+                    let (host, behind) = rest.split_at(end);
+                    // `https://${host}` names none.
+                    if in_quotes && !host.is_empty() && !behind.starts_with('$') {
+                        hosts.insert(host.to_owned());
+                    }
+                }
+            }
+        }
+        hosts.into_iter().collect()
+    }
+}
+
 /// A script of which some files have been read.
 struct Reading {
     project: Project,

@@ -208,7 +208,7 @@ async fn what_was_settled_before_is_answered_from_the_store() {
     let mut host = host(replying()).await;
     let settle = |key: &str, outcome: &str, response: Option<outcome::Response>| {
         let call = CallId { tenant: Default::default(), source: "orders".into(), key: Some(key.into()), handler: "invoice".into() };
-        host.ledger.settled.lock().unwrap().insert(call, Settled { outcome: outcome.into(), response });
+        host.ledger.settled.lock().unwrap().insert(call, Settled { outcome: outcome.into(), response, plugin: None });
     };
     settle("kept", "done", Some(response(201, "made")));
     settle("bare", "done", None);

@@ -103,7 +103,7 @@ pub(crate) async fn a_kept_response_comes_back(store: Arc<dyn Store>) {
     let commit = direct(Some("1"), verdict);
     let call = commit.call.clone();
     assert_eq!(store.commit(commit).await.unwrap(), Committed::Yes);
-    let kept = Settled { outcome: "done".into(), response: Some(response("made")) };
+    let kept = Settled { outcome: "done".into(), response: Some(response("made")), plugin: Some("v1".into()) };
     assert_eq!(store.settled(call).await.unwrap(), Some(kept));
 }
 

@@ -10,6 +10,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0001_store.sql"),
     include_str!("../../../migrations/postgres/0002_letters.sql"),
     include_str!("../../../migrations/postgres/0003_kept_events.sql"),
+    include_str!("../../../migrations/postgres/0004_version.sql"),
 ];
 
 /// One host makes or changes the tables at a time.

@@ -75,7 +75,7 @@ async fn settle(tx: &mut Tx<'_>, commit: &Commit) -> Result<(), Stop<Committed>>
 /// The settled row of a call.
 pub(super) async fn settled(connection: &mut PgConnection, call: &CallId) -> Result<Option<Settled>, StoreError> {
     let Some(key) = &call.key else { return Ok(None) };
-    let row = sqlx::query("SELECT outcome, response FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
+    let row = sqlx::query("SELECT outcome, response, plugin FROM settled WHERE tenant = $1 AND source = $2 AND key = $3 AND handler = $4")
         .bind(call.tenant.as_str())
         .bind(&*call.source)
         .bind(self::key(key))
@@ -84,7 +84,7 @@ pub(super) async fn settled(connection: &mut PgConnection, call: &CallId) -> Res
         .await?;
     let Some(row) = row else { return Ok(None) };
     let response: Option<String> = row.try_get(1)?;
-    Ok(Some(Settled { outcome: row.try_get(0)?, response: response.map(|kept| from_json(&kept)).transpose()? }))
+    Ok(Some(Settled { outcome: row.try_get(0)?, response: response.map(|kept| from_json(&kept)).transpose()?, plugin: row.try_get(2)? }))
 }
 
 /// A task that was made a dead letter by itself, not by a commit.
@@ -92,7 +92,7 @@ pub(super) async fn quarantined(tx: &mut Tx<'_>, task: i64) -> sqlx::Result<()> 
     sqlx::query(
         "INSERT INTO settled (tenant, source, key, handler, outcome, at)
          SELECT tenant, source, key, handler, 'dead', $2 FROM task WHERE id = $1 AND key IS NOT NULL
-         ON CONFLICT (tenant, source, key, handler) DO UPDATE SET outcome = 'dead', response = NULL, at = excluded.at",
+         ON CONFLICT (tenant, source, key, handler) DO UPDATE SET outcome = 'dead', response = NULL, plugin = NULL, at = excluded.at",
     )
     .bind(task)
     .bind(tx.now)
@@ -263,8 +263,10 @@ async fn unsettled(tx: &mut Tx<'_>, call: &CallId) -> Result<(), Stop<Committed>
 
 async fn remember(tx: &mut Tx<'_>, commit: &Commit, outcome: &str, keep: Option<&Response>) -> Result<(), Stop<Committed>> {
     // A row of an earlier generation may still be there, when the key was forgotten before the call.
-    const STATEMENT: &str = "INSERT INTO settled (tenant, source, key, handler, outcome, response, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT (tenant, source, key, handler) DO UPDATE SET outcome = excluded.outcome, response = excluded.response, at = excluded.at";
+    const STATEMENT: &str = "INSERT INTO settled (tenant, source, key, handler, outcome, response, at, plugin)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        ON CONFLICT (tenant, source, key, handler) DO UPDATE
+        SET outcome = excluded.outcome, response = excluded.response, at = excluded.at, plugin = excluded.plugin";
     let call = &commit.call;
     let Some(key) = &call.key else { return Ok(()) };
     let response = keep.map(to_json).transpose()?;
@@ -276,6 +278,7 @@ async fn remember(tx: &mut Tx<'_>, commit: &Commit, outcome: &str, keep: Option<
         .bind(outcome)
         .bind(response)
         .bind(tx.now)
+        .bind(commit.plugin.as_deref())
         .execute(&mut *tx.connection)
         .await?;
     Ok(())

@@ -11,6 +11,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_store.sql"),
     include_str!("../../../migrations/sqlite/0002_letters.sql"),
     include_str!("../../../migrations/sqlite/0003_kept_events.sql"),
+    include_str!("../../../migrations/sqlite/0004_version.sql"),
 ];
 
 /// Older ones can damage a store in WAL mode (fixed in [3.51.3](https://www.sqlite.org/releaselog/3_51_3.html), "WAL-reset bug").

@@ -38,10 +38,10 @@ pub(super) fn settle(connection: &Connection, commit: &Commit, now: Millis) -> R
 pub(super) fn settled(connection: &Connection, call: &CallId) -> Result<Option<Settled>, StoreError> {
     let Some(key) = &call.key else { return Ok(None) };
     Ok(connection
-        .prepare_cached("SELECT outcome, response FROM settled WHERE tenant = ?1 AND source = ?2 AND key = ?3 AND handler = ?4")?
+        .prepare_cached("SELECT outcome, response, plugin FROM settled WHERE tenant = ?1 AND source = ?2 AND key = ?3 AND handler = ?4")?
         .query_row(params![call.tenant.as_str(), call.source, key, call.handler], |row| {
             let kept = row.get_ref(1)?.as_str_or_null()?.is_some();
-            Ok(Settled { outcome: row.get(0)?, response: kept.then(|| rows::from_json(row, 1)).transpose()? })
+            Ok(Settled { outcome: row.get(0)?, response: kept.then(|| rows::from_json(row, 1)).transpose()?, plugin: row.get(2)? })
         })
         .optional()?)
 }
@@ -72,7 +72,7 @@ fn done(connection: &Connection, commit: &Commit, effects: &Effects, keep: Optio
     }
     // A direct call that did nothing may run again: it leaves no row.
     if commit.claim.is_some() || !effects.is_empty() || keep.is_some() {
-        remember(connection, call, "done", keep, now)?;
+        remember(connection, commit, "done", keep, now)?;
     }
     Ok(())
 }
@@ -152,7 +152,7 @@ fn dead(
         event: &commit.event,
     };
     dead_letter::insert(connection, &letter, now)?;
-    remember(connection, call, "dead", None, now)?;
+    remember(connection, commit, "dead", None, now)?;
     Ok(())
 }
 
@@ -181,14 +181,16 @@ fn unsettled(connection: &Connection, call: &CallId) -> Result<(), Stop<Committe
     if taken { Err(Stop::Answer(Committed::Settled)) } else { Ok(()) }
 }
 
-fn remember(connection: &Connection, call: &CallId, outcome: &str, keep: Option<&Response>, now: Millis) -> Result<(), StoreError> {
+fn remember(connection: &Connection, commit: &Commit, outcome: &str, keep: Option<&Response>, now: Millis) -> Result<(), StoreError> {
+    let call = &commit.call;
     let Some(key) = &call.key else { return Ok(()) };
     let response = keep.map(json::to_json).transpose()?;
     // A row of an earlier generation may still be there, when the key was forgotten before the call.
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO settled (tenant, source, key, handler, outcome, response, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR REPLACE INTO settled (tenant, source, key, handler, outcome, response, at, plugin)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
-        .execute(params![call.tenant.as_str(), call.source, key, call.handler, outcome, response, now])?;
+        .execute(params![call.tenant.as_str(), call.source, key, call.handler, outcome, response, now, commit.plugin])?;
     Ok(())
 }
