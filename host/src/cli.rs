@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod crash_test;
 mod dead_letters;
+mod dev;
 mod new;
 mod pause;
 mod plugins;
@@ -35,6 +36,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run the host until SIGTERM or SIGINT, then drain and print the ledger
     Run(Place),
+    /// Run the host for whoever writes its handlers: what is saved serves, what is wrong is shown where it is
+    Dev(dev::Dev),
     /// Check the configuration and build and load every handler; serves and binds nothing
     Check(Place),
     /// Build and compile every handler into the cache, so that `run` starts at once
@@ -116,9 +119,18 @@ impl From<koksmat::config::Problems> for Failure {
 }
 
 impl Arguments {
+    /// Set up the log as the command has it.
+    pub(crate) fn init_logs(&self) {
+        match &self.command {
+            Command::Dev(dev) => koksmat::telemetry::init_dev_logs(dev.folder()),
+            _ => koksmat::telemetry::init_logs(),
+        }
+    }
+
     pub(crate) async fn run(self) -> Result<u8, Failure> {
         match self.command {
             Command::Run(place) => run::run(&place.path).await,
+            Command::Dev(dev) => dev.run().await,
             Command::Check(place) => check::check(&place.path).await,
             Command::Build(place) => build::build(&place.path).await,
             Command::Send(send) => send.run().await,

@@ -18,21 +18,22 @@ pub(crate) mod settle;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    channel::{ControlReceiver, Delivery, Intake},
+    channel::{ControlReceiver, Delivery, Intake, Origin},
     config::Unmatched,
     controller::{
         atomic::LaneStatus,
         dispatch::{Dispatcher, Slot},
-        generation::Generation,
+        generation::{EMIT, Generation},
         joint::Joint,
         probation::Probation,
         settle::Settler,
     },
+    event::Event,
     planted::{Mistake, is_planted},
     shutdown::ledger::Ledgers,
 };
@@ -85,6 +86,9 @@ impl Commands {
     }
 }
 
+/// The last event that came from outside.
+pub(crate) type Last = Arc<ArcSwapOption<(Origin, Arc<Event>)>>;
+
 /// What runs and waits.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Status {
@@ -104,6 +108,8 @@ pub(crate) struct Controller {
     pub(crate) settler: Arc<Settler>,
     pub(crate) ledgers: Ledgers,
     pub(crate) probation: Probation,
+    /// Where the last event is remembered, if it is.
+    pub(crate) last: Option<Last>,
     /// Calls side by side.
     pub(crate) concurrency: usize,
     /// The most deliveries there can be inside the host.
@@ -168,6 +174,9 @@ impl Controller {
     /// Count a delivery, find the handlers that want it, put its calls in line.
     fn receive(&mut self, delivery: Delivery, dispatcher: &mut Dispatcher, returning: bool) {
         self.ledgers.received(&delivery.origin);
+        if let Some(last) = self.last.as_ref().filter(|_| &*delivery.origin.source != EMIT) {
+            last.store(Some(Arc::new((delivery.origin.clone(), delivery.event.clone()))));
+        }
         let generation = self.generation.load_full();
         let mut routed = match &delivery.intake {
             Intake::Task(task) => router::of_task(&generation, task),

@@ -7,14 +7,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::serve::Listener as _;
+use futures_util::{StreamExt, stream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Admin},
     channel::{Origin, control_channel},
-    config::{Config, HostConfig, StoreConfig},
+    config::{Config, HandlerConfig, HostConfig, StoreConfig},
     controller::{
-        Commands, Controller,
+        Commands, Controller, Last,
         accept::{DurableIntake, Router},
         attempts::Attempts,
         bell::Bell,
@@ -22,6 +23,7 @@ use crate::{
         probation::{self, Probation},
         settle::Settler,
     },
+    event::Event,
     health::{Health, Phase},
     letters::{DeadLetters, HandledEvents},
     listener::{
@@ -33,10 +35,10 @@ use crate::{
     reload::{self, Book, Handlers, Plugin, Reloaded, Reloader, Works},
     shutdown::{Running, Takedown, ledger::Ledgers},
     source::{
-        Source,
+        AcceptRequest, Acceptor, Source,
         tasks::{FeederState, TaskFeeder},
     },
-    store::{Retention, Store, postgres::PostgresStore, sqlite::SqliteStore},
+    store::{Retention, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
     supervisor::{Supervisor, Supplies},
     task, telemetry,
     tenant::Tenant,
@@ -55,6 +57,7 @@ pub struct Host {
 pub struct HostBuilder {
     config: Config,
     sources: Vec<(String, usize, Arc<dyn Source>)>,
+    last: Option<Last>,
 }
 
 /// Which phase of the boot failed, and why. What was started before it has been stopped again.
@@ -74,7 +77,7 @@ fn phase<E: Into<anyhow::Error>>(phase: &'static str) -> impl FnOnce(E) -> BootE
 impl Host {
     /// Start putting a host together.
     pub fn builder() -> HostBuilder {
-        HostBuilder { config: Config::default(), sources: Vec::new() }
+        HostBuilder { config: Config::default(), sources: Vec::new(), last: None }
     }
 
     /// Pause a source or a handler of the default tenant, until it is resumed: a restart does not, and every host that shares the store heeds
@@ -139,6 +142,19 @@ impl Host {
         }
     }
 
+    /// Have the last event that came handled again by all that want it, as if it were a new one; its id. None: none came, or it was not
+    /// [remembered](HostBuilder::remember_last).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn replay_last(&self) -> Result<Option<String>, StoreError> {
+        let Some((last, acceptor)) = &self.running.last else { return Ok(None) };
+        let Some(came) = last.load_full() else { return Ok(None) };
+        let (origin, event) = &*came;
+        acceptor.accept(origin, vec![AcceptRequest { event: Event::clone(event), ..AcceptRequest::default() }]).await?;
+        Ok(Some(event.id.clone()))
+    }
+
     /// What is paused now.
     pub fn paused(&self) -> Vec<Part> {
         self.running.pauses.paused().into_keys().map(|(_, part)| part).collect()
@@ -158,13 +174,19 @@ impl HostBuilder {
         self
     }
 
+    /// Remember the last event that came, for [`Host::replay_last`].
+    pub fn remember_last(mut self) -> Self {
+        self.last = Some(Last::default());
+        self
+    }
+
     /// Boot: store → plugins → controller → listeners → sources. Returns when sources were started; [`Host::ready`] waits until they take
     /// events.
     ///
     /// # Errors
     /// With the phase that failed; the earlier ones are undone.
     pub async fn build(self) -> Result<Host, BootError> {
-        let HostBuilder { config, sources: own } = self;
+        let HostBuilder { config, sources: own, last } = self;
         let health = Health::default();
         let ledgers = Ledgers::default();
 
@@ -173,7 +195,7 @@ impl HostBuilder {
 
         // Store.
         let store = open_store(&config).await.map_err(phase("store"))?;
-        match boot(&config, own, &store, health, ledgers).await {
+        match boot(&config, own, &store, health, ledgers, last).await {
             Ok(running) => Ok(Host { running }),
             Err(error) => {
                 // That the last end was a bad one is for the start that takes events.
@@ -197,6 +219,7 @@ async fn boot(
     store: &Arc<dyn Store>,
     health: Health,
     ledgers: Ledgers,
+    last: Option<Last>,
 ) -> Result<Running, BootError> {
     let mut takedown = Takedown::default();
 
@@ -250,6 +273,7 @@ async fn boot(
         settler: settler.clone(),
         ledgers: ledgers.clone(),
         probation,
+        last: last.clone(),
         concurrency: config.host.concurrency,
         credits,
         start_number: store.start_number(),
@@ -275,6 +299,7 @@ async fn boot(
     let stopping = CancellationToken::new();
     let acceptor =
         Arc::new(DurableIntake { router, store: store.clone(), bell: bell.clone(), health: health.clone(), ledgers: ledgers.clone() });
+    let last = last.map(|last| (last, acceptor.clone()));
     let supplies = Supplies {
         store: store.clone(),
         acceptor,
@@ -379,6 +404,7 @@ async fn boot(
         feeder,
         supervisor,
         reloader: Some(reloader),
+        last,
         keeper,
         routes,
         listen_address,
@@ -414,10 +440,15 @@ pub async fn build_handlers(config: &Config, built: impl Fn(&str, bool, Duration
     let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory()?);
     let loader = Arc::new(Loader::of(config, store)?);
     let mut problems = Vec::new();
-    for handler in &config.handlers {
-        let started = std::time::Instant::now();
-        match loader.build(handler).await {
-            Ok(ready) => built(&handler.name, ready, started.elapsed()),
+    let at_once = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let build = |handler: &HandlerConfig| {
+        let (loader, handler, started) = (&loader, handler.clone(), std::time::Instant::now());
+        async move { (loader.build(&handler).await, handler.name, started) }
+    };
+    let mut building = stream::iter(config.handlers.iter().map(build)).buffer_unordered(at_once);
+    while let Some((result, name, started)) = building.next().await {
+        match result {
+            Ok(ready) => built(&name, ready, started.elapsed()),
             Err(error) => problems.push(error),
         }
     }

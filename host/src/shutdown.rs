@@ -22,7 +22,7 @@ pub use ledger::{Counts, Ledger};
 use crate::{
     admin::socket::ControlSocket,
     config::{Config, HostConfig},
-    controller::{Command, Commands, settle::Settler},
+    controller::{Command, Commands, Last, accept::DurableIntake, settle::Settler},
     health::{Health, Phase},
     host::Host,
     letters::{DeadLetters, HandledEvents},
@@ -67,6 +67,8 @@ pub(crate) struct Running {
     pub(crate) supervisor: Arc<Supervisor>,
     /// None: what serves never changes.
     pub(crate) reloader: Option<Reloader>,
+    /// The last event that came, and who accepts it again.
+    pub(crate) last: Option<(Last, Arc<DurableIntake>)>,
     pub(crate) keeper: JoinHandle<()>,
     pub(crate) routes: Routes,
     pub(crate) listen_address: SocketAddr,

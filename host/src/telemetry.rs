@@ -1,5 +1,7 @@
 //! Logs and metrics: how they are set up, and every metric name in one place.
 
+mod places;
+
 use std::io::IsTerminal;
 
 use metrics::{Counter, Histogram};
@@ -55,6 +57,14 @@ pub fn init_logs() {
     } else {
         registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init()
     };
+}
+
+/// The same for whoever writes handlers in `folder`: a line is short, and where it names a place in a file there, the place is shown.
+pub fn init_dev_logs(folder: std::path::PathBuf) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let format = places::Places { folder, ansi: std::io::stderr().is_terminal() };
+    let layer = fmt::layer().with_writer(std::io::stderr).event_format(format);
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
 }
 
 /// Where metrics are kept and from where they are shown. `None`: another recorder is installed already.

@@ -1,5 +1,7 @@
 //! Handlers, sources and grants change while the host runs: what is in flight does not notice, and what is wrong never serves.
 
+mod dev;
+mod figures;
 mod sources;
 mod versions;
 mod wrong;

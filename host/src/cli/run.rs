@@ -40,6 +40,12 @@ pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
             () = hangup.next() => host.begin_reload("SIGHUP"),
         }
     };
+    let code = stop(host, &mut signals).await?;
+    Ok(if failed && code == 0 { 1 } else { code })
+}
+
+/// Drain, and print the ledger.
+pub(super) async fn stop(host: Host, signals: &mut Signals) -> Result<u8, Failure> {
     let hurry = CancellationToken::new();
     let stopping = host.shutdown_with(hurry.clone());
     tokio::pin!(stopping);
@@ -56,8 +62,7 @@ pub(crate) async fn run(path: &Path) -> Result<u8, Failure> {
     if let Err(error) = writeln!(std::io::stdout(), "{}", stopped.line()) {
         tracing::warn!(%error, ledger = stopped.line(), "the ledger cannot be written to standard output");
     }
-    let code = stopped.exit_code();
-    Ok(if failed && code == 0 { 1 } else { code })
+    Ok(stopped.exit_code())
 }
 
 fn boot_failure(error: &BootError) -> Failure {

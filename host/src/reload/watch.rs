@@ -154,7 +154,8 @@ impl Watching {
         let mut generation = self.reloader.generation();
         self.config = self.config_inputs(SystemTime::now()).await;
         self.watch_folders().await;
-        let mut look = Instant::now() + LOOK;
+        // What has changed before anybody was told.
+        let mut look = Instant::now();
         loop {
             let say = self.wrong.values().filter(|wrong| !wrong.said).map(|wrong| wrong.since + STAYS).min();
             tokio::select! {

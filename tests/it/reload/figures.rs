@@ -1,0 +1,147 @@
+//! The figures: reload after reload under load, from a save to the first event that is answered by it, a thousand plugins.
+//!
+//! `KOKSMAT_TEST_RELOADS`, `KOKSMAT_TEST_SAVES` and `KOKSMAT_TEST_PLUGINS` raise them.
+
+use std::time::{Duration, Instant};
+
+use koksmat_tests::{Folder, Inside, Process, TestHost, guests, process::koksmat, services, traffic::Traffic};
+
+use super::{ANSWERED, ON, ask, says};
+
+/// What the kernel says of a process's memory, in KiB.
+fn kib(pid: u32, what: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn mappings(pid: u32) -> u64 {
+    std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines().count() as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_after_reload_under_load_loses_nothing_fails_nothing_and_leaves_nothing_behind() {
+    let reloads = services::figure("KOKSMAT_TEST_RELOADS", 100);
+    let inside = Inside::start(Duration::from_millis(1)).await;
+    let traffic = Traffic::new(&inside, "concurrency = 8\nwatch = false");
+    let host = Process::start(&traffic.folder).await;
+    let sending = traffic.send_to(&host);
+    let bearer = format!("Bearer {}", traffic.folder.token());
+    let admin = format!("http://{}/api/reload", host.admin);
+    let mut longest = Duration::ZERO;
+    let mut early = None;
+    for reload in 1..=reloads {
+        let file = traffic.folder.join(["quick.js", "slow.js", "echo.js"][reload % 3]);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.split("\n// version").next().unwrap();
+        std::fs::write(&file, format!("{code}\n// version {reload}\n")).unwrap();
+        let began = Instant::now();
+        let reply = koksmat_tests::host::request(&admin, "POST", &[("authorization", &bearer)], "".into()).await;
+        longest = longest.max(began.elapsed());
+        assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"applied".into()), "reload {reload}: {}", reply.text());
+        if reload == reloads / 20 {
+            // Who has just begun has yet to fill what it keeps.
+            rest(reloads).await;
+            early = Some((kib(host.pid(), "VmRSS"), mappings(host.pid())));
+        }
+        traffic.flows(1).await;
+    }
+    sending.stop().await;
+    traffic.handled().await;
+    rest(reloads).await;
+    let (early_rss, early_maps) = early.unwrap();
+    let (rss, maps) = (kib(host.pid(), "VmRSS"), mappings(host.pid()));
+    let ledger = host.stops_well().await;
+    traffic.check();
+    let total = &ledger;
+    println!(
+        "{reloads} reloads, {} events accepted: lost 0, dead {}, parked {}, the longest reload {longest:?}; resident {early_rss} KiB then {rss} KiB, \
+         mappings {early_maps} then {maps}",
+        traffic.accepted(),
+        total["dead"],
+        total["parked"]
+    );
+    assert_eq!((&total["dead"], &total["parked"]), (&0.into(), &0.into()), "failed because of a reload");
+    assert!(maps as f64 <= early_maps as f64 * 1.1 + 64.0, "mappings: {early_maps} then {maps}");
+    assert!(rss as f64 <= early_rss as f64 * 1.1 + 16_384.0, "resident: {early_rss} KiB then {rss} KiB");
+}
+
+/// What is compiled beside is done, and allocators have given back what they give back: a minute for the large figure.
+async fn rest(reloads: usize) {
+    tokio::time::sleep(Duration::from_millis(60 * reloads.min(1_000) as u64)).await;
+}
+
+/// How long it took from each save until an event was answered by what was saved.
+async fn saves(host: &TestHost, file: &str, version: impl Fn(usize) -> (Vec<u8>, String)) -> Vec<Duration> {
+    let mut took = Vec::new();
+    for save in 1..=services::figure("KOKSMAT_TEST_SAVES", 20) {
+        let (code, answer) = version(save);
+        let began = Instant::now();
+        std::fs::write(host.folder.join(file), code).unwrap();
+        while ask(host).await != answer {
+            assert!(began.elapsed() < Duration::from_secs(30), "{answer} does not serve");
+        }
+        took.push(began.elapsed());
+    }
+    took.sort();
+    took
+}
+
+fn assert_soon(what: &str, took: &[Duration], median: Duration) {
+    let (half, most) = (took[took.len() / 2], took[(took.len() * 99).div_ceil(100) - 1]);
+    println!("{what}: from save to serving, of {}: p50 {half:?}, p99 {most:?}", took.len());
+    assert!(half <= median && most <= Duration::from_millis(500), "{what}: p50 {half:?}, p99 {most:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_saved_serves_in_a_moment() {
+    for file in ["answer.js", "answer.ts"] {
+        let host = TestHost::start(Folder::new().toml(ANSWERED).script("answer", file, &says("0"), ON)).await;
+        let took = saves(&host, file, |n| (says(&n.to_string()).into_bytes(), n.to_string())).await;
+        assert_soon(file, &took, Duration::from_millis(50));
+        host.stop().await;
+    }
+    // One that was compiled by no test before: the cache is shared.
+    let seed =
+        u32::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() % 100_000).unwrap() * 1_000;
+    let version = |n: usize| {
+        let number = seed + u32::try_from(n).unwrap();
+        (guests::version(number), format!("koksmat-version-{number:08}"))
+    };
+    let host = TestHost::start(Folder::new().toml(ANSWERED).file("answer.wasm", version(0).0).handler("answer", "answer.wasm", ON)).await;
+    let took = saves(&host, "answer.wasm", version).await;
+    assert_soon("a component of 44 KB", &took, Duration::from_millis(150));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn many_plugins_start_from_the_cache_in_a_moment_and_cost_little() {
+    let plugins = u32::try_from(services::figure("KOKSMAT_TEST_PLUGINS", 100)).unwrap();
+    let with = |count: u32| {
+        let mut folder = Folder::new().queue("q");
+        for n in 0..count {
+            folder = folder.file(&format!("{n}.wasm"), guests::version(n)).handler(
+                &format!("h{n}"),
+                &format!("{n}.wasm"),
+                &format!("on = {{ type = \"t{n}\" }}"),
+            );
+        }
+        folder
+    };
+    let mut seen = Vec::new();
+    for count in [1, plugins] {
+        let folder = with(count);
+        folder.write();
+        let built = koksmat(folder.path(), &["build"]).await;
+        assert_eq!(built.code, Some(0), "{}", built.said());
+        let began = Instant::now();
+        let host = Process::start(&folder).await;
+        host.ready().await;
+        seen.push((began.elapsed(), kib(host.pid(), "VmRSS")));
+        host.stops_well().await;
+    }
+    let (took, each) = (seen[1].0, (seen[1].1 as f64 - seen[0].1 as f64) / f64::from(plugins - 1));
+    println!("{plugins} plugins: ready after {took:?}, {each:.0} KiB resident each");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(each < 300.0, "{each:.0} KiB");
+}
