@@ -263,6 +263,7 @@ pub(crate) fn call_of(origin: &Origin, key: Option<&str>, event: &Event, hops: u
         fencing_token: handler.config.atomic.then_some(0),
         fence: None,
         hops,
+        record: false,
     }
 }
 

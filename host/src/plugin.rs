@@ -18,6 +18,7 @@ mod limits;
 mod link;
 pub(crate) mod load;
 pub(crate) mod recording;
+mod shadow;
 mod tape;
 mod trial;
 pub(crate) mod version;
@@ -36,6 +37,7 @@ pub use guest::Emission;
 pub use instance::{Call, Finished};
 pub use load::{LoadError, Loader};
 pub use recording::{Page, Recording, Setup};
+pub use shadow::Compared;
 pub use tape::Exchange;
 pub use trial::{Asked, Emitted, Ended, Reply, Trial, Written};
 

@@ -34,7 +34,7 @@ use crate::{
     listener::Routes,
     pause::{Parts, Pauses},
     plugin::{
-        Ended, LoadError, Loader,
+        Compared, Ended, LoadError, Loader,
         load::{Loaded, Queues},
         version::Decision,
     },
@@ -403,6 +403,7 @@ impl Reloader {
                 digest: candidate.digest().to_string(),
                 calls: candidate.counts().calls(),
                 errors: candidate.counts().errors(),
+                compared: candidate.compared(),
                 since_ms: u64::try_from(candidate.since().elapsed().as_millis()).unwrap_or(u64::MAX),
             });
             Plugin {
@@ -465,6 +466,9 @@ pub struct Beside {
     pub errors: u64,
     /// For how long it has been there, in milliseconds.
     pub since_ms: u64,
+    /// It serves nobody, and what it comes to is compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
 }
 
 async fn write_down(book: &Book, key: &(Tenant, String), loaded: &Loaded) {

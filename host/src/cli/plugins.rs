@@ -39,7 +39,16 @@ fn show(Plugin { handler, plugin, calls, errors, beside, history }: &Plugin) {
     say(format_args!("  {serving} serves since {}: {calls} calls, {errors} failed", time(history.since)));
     if let Some(beside) = beside {
         let digest = short(&beside.digest);
-        say(format_args!("  {digest} beside it for {}: {} calls, {} failed", age(beside.since_ms), beside.calls, beside.errors));
+        match &beside.compared {
+            None => {
+                say(format_args!("  {digest} beside it for {}: {} calls, {} failed", age(beside.since_ms), beside.calls, beside.errors))
+            }
+            Some(compared) => {
+                let (for_, same, different) = (age(beside.since_ms), compared.same, compared.different);
+                say(format_args!("  {digest} in its shadow for {for_}: {same} calls came to the same, {different} did not"));
+                compared.differences.iter().for_each(|difference| say(format_args!("    {difference}")));
+            }
+        }
     }
     if let Some(rejected) = &history.rejected {
         say(format_args!("  {} was rolled back at {}: {}", short(&rejected.digest), time(rejected.at), rejected.why));

@@ -215,6 +215,7 @@ impl CallInLine {
             fencing_token,
             fence: None,
             hops: self.joint.hops,
+            record: false,
         };
         if self.joint.aside || self.is_paused() {
             // A task goes back to the store, where nobody claims it.
@@ -254,6 +255,7 @@ impl CallInLine {
         });
         let failed_on = self.joint.task.as_ref().and_then(|task| task.history.last()?.plugin.as_deref());
         let mut chosen = handler.choose(&call, failed_on);
+        call.record = chosen.is_shadowed();
         for overtaken in 0..=OVERTAKEN_AT_MOST {
             let finished = tokio::select! {
                 biased;
@@ -272,9 +274,11 @@ impl CallInLine {
                 chosen = old;
                 continue;
             }
+            let shadowed = chosen.see(&call, &finished);
             let touched = (overtaken >= OVERTAKEN_BEFORE_HOLD - 1).then(|| settler.touched_keys(&finished));
             let settled = settler.settle(&self.joint, &self.routed, &call, finished, overtaken == OVERTAKEN_AT_MOST).await;
             if let Some(settled) = settled {
+                handler.shadow(&chosen, shadowed);
                 if settled.tally != Tally::Returned && !self.joint.reply {
                     lane.into_iter().for_each(Inside::left);
                 }

@@ -66,7 +66,7 @@ impl Guest {
         let mut table = ResourceTable::new();
         table.set_max_capacity(crate::plugin::limits::HANDLES);
         let (keys, record) = match &outside {
-            Outside::Open => (Keys::Store(handler.store.clone()), handler.config.record),
+            Outside::Open => (Keys::Store(handler.store.clone()), handler.config.record || call.record),
             Outside::Safe => (Keys::Store(handler.store.clone()), true),
             Outside::Recorded(playback) => (Keys::Recorded(playback.clone()), true),
         };

@@ -44,6 +44,8 @@ pub struct Call {
     pub fence: Option<Fence>,
     /// Emits between this event and one from outside.
     pub hops: u32,
+    /// What its host calls give it is recorded, whatever it comes to.
+    pub record: bool,
 }
 
 /// What a call came to.
@@ -137,7 +139,7 @@ impl Handler {
             Outcome::Retry { .. } => call.attempt >= self.config.retry.attempts,
             Outcome::Reject { .. } => true,
         };
-        let recording = (self.config.record && last).then(|| {
+        let recording = (self.config.record && last || call.record).then(|| {
             let at = unix_millis(SystemTime::now() - started.elapsed());
             let mut recording = Box::new(Recording {
                 at: i64::try_from(at).unwrap_or(i64::MAX),

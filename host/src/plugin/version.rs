@@ -22,6 +22,7 @@ use super::{
     canary::{Comparison, Side, Verdict},
     instance::{Call, Finished},
     link,
+    shadow::{Compared, Shadow, Shadowed},
 };
 use crate::{
     config::{CanaryConfig, ShareOf},
@@ -83,12 +84,16 @@ pub(crate) struct Candidate {
     config: CanaryConfig,
     comparison: Comparison,
     since: Instant,
+    /// It serves nobody, and what it comes to is compared.
+    shadow: Option<Arc<Shadow>>,
 }
 
 /// What a call runs on.
 pub(crate) struct Chosen {
     pub(crate) code: Arc<Code>,
     beside: Option<(Side, Arc<Candidate>)>,
+    /// New code runs on this call too, and serves nobody.
+    shadow: bool,
 }
 
 /// What was decided about candidates, for whoever keeps the book.
@@ -168,7 +173,8 @@ impl Versions {
     /// Have this code serve beside what serves, until it is known whether it is as good.
     pub(crate) fn try_beside(&self, code: Arc<Code>, config: CanaryConfig) {
         let comparison = Comparison::new(config.clone());
-        let candidate = Candidate { code: ArcSwap::new(code), config, comparison, since: Instant::now() };
+        let shadow = config.shadow.then(Arc::default);
+        let candidate = Candidate { code: ArcSwap::new(code), config, comparison, since: Instant::now(), shadow };
         self.candidate.store(Some(Arc::new(candidate)));
     }
 
@@ -233,7 +239,23 @@ impl Versions {
     }
 }
 
+impl Chosen {
+    pub(crate) fn is_shadowed(&self) -> bool {
+        self.shadow
+    }
+
+    /// What new code is to be compared with, if it is.
+    pub(crate) fn see(&self, call: &Call, finished: &Finished) -> Option<Shadowed> {
+        let (_, candidate) = self.beside.as_ref().filter(|_| self.shadow && !finished.overtaken)?;
+        candidate.shadow.as_ref()?.see(call, finished)
+    }
+}
+
 impl Candidate {
+    pub(crate) fn compared(&self) -> Option<Compared> {
+        self.shadow.as_ref().map(|shadow| shadow.compared())
+    }
+
     pub(crate) fn digest(&self) -> Arc<str> {
         self.code.load().digest.clone()
     }
@@ -254,20 +276,21 @@ impl Handler {
         if self.config.pin_retries
             && let Some(code) = failed_on.and_then(|digest| self.versions.at_hand(digest))
         {
-            return Chosen { code, beside: None };
+            return Chosen { code, beside: None, shadow: false };
         }
         // A second attempt is made on what is known: new code has first attempts only.
         let Some(candidate) = self.versions.candidate().filter(|_| call.attempt == 1) else {
-            return Chosen { code: serving, beside: None };
+            return Chosen { code: serving, beside: None, shadow: false };
         };
         let key = match candidate.config.by {
             ShareOf::Events => call.id.key.as_deref().unwrap_or(&call.event.id),
             ShareOf::Keys => call.event.attributes.get("partitionkey").or(call.event.subject.as_ref()).unwrap_or(&call.event.id),
         };
-        if candidate.comparison.takes(key) {
-            return Chosen { code: candidate.code.load_full(), beside: Some((Side::New, candidate)) };
+        let takes = candidate.comparison.takes(key);
+        match (takes, candidate.shadow.is_some()) {
+            (true, false) => Chosen { code: candidate.code.load_full(), beside: Some((Side::New, candidate)), shadow: false },
+            (_, shadow) => Chosen { code: serving, beside: Some((Side::Old, candidate)), shadow: shadow && takes },
         }
-        Chosen { code: serving, beside: Some((Side::Old, candidate)) }
     }
 
     /// A call has run. `Some`: it failed on new code, and runs again on the old; that is no attempt.
@@ -278,10 +301,20 @@ impl Handler {
         let failed = !matches!(finished.outcome, Outcome::Done(_));
         chosen.code.counts.calls.fetch_add(1, Ordering::Relaxed);
         chosen.code.counts.errors.fetch_add(u64::from(failed), Ordering::Relaxed);
-        let (side, candidate) = chosen.beside.as_ref()?;
+        let (side, candidate) = chosen.beside.as_ref().filter(|(_, candidate)| candidate.shadow.is_none())?;
         let verdict = candidate.comparison.ended(*side, failed, finished.took, candidate.since.elapsed());
         self.decide(candidate, verdict);
-        (*side == Side::New && failed).then(|| Chosen { code: self.versions.serving(), beside: None })
+        (*side == Side::New && failed).then(|| Chosen { code: self.versions.serving(), beside: None, shadow: false })
+    }
+
+    /// A call is settled: have new code run on it too, if it is to.
+    pub(crate) fn shadow(self: &Arc<Self>, chosen: &Chosen, shadowed: Option<Shadowed>) {
+        let candidate = chosen.beside.as_ref().map(|(_, candidate)| candidate);
+        if let (Some(shadowed), Some(candidate)) = (shadowed, candidate)
+            && let Some(shadow) = &candidate.shadow
+        {
+            self.compare(candidate.code.load_full(), shadow.clone(), shadowed);
+        }
     }
 
     fn decide(&self, candidate: &Arc<Candidate>, verdict: Verdict) {

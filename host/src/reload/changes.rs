@@ -138,9 +138,11 @@ pub(super) struct Members {
     pub(super) coming: Vec<Member>,
 }
 
+type ToMember = fn(Tenant, String) -> Member;
+
 pub(super) fn members(old: Side<'_>, new: Side<'_>) -> Members {
     let mut members = Members::default();
-    let pairs: [(Items<'_>, Items<'_>, fn(Tenant, String) -> Member); 2] =
+    let pairs: [(Items<'_>, Items<'_>, ToMember); 2] =
         [(sources(old), sources(new), Member::Source), (sinks(old), sinks(new), Member::Sink)];
     for (before, now, member) in pairs {
         let named = |(tenant, name): &(Tenant, String)| member(tenant.clone(), name.clone());

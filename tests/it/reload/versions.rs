@@ -135,3 +135,45 @@ async fn a_retry_that_is_pinned_runs_on_the_code_it_failed_on_and_any_other_on_w
     assert_eq!((told("pinned").as_deref(), told("current").as_deref()), (Some("1"), Some("2")));
     host.stop().await;
 }
+
+#[tokio::test]
+async fn new_code_in_the_shadow_changes_nothing_and_is_compared_with_what_serves() {
+    let script = |change: &str| {
+        format!(
+            "import {{ keyvalue, emit }} from \"koksmat\";\nexport function handle(event) {{\n  const {{ n }} = event.json();\n  \
+             const sum = Number(keyvalue.get(\"sum\") ?? 0) + n;\n  keyvalue.set(\"sum\", sum);\n  emit({{ type: \"summed\", data: sum }});\n  {change}\n}}\n"
+        )
+    };
+    let canary = "canary = { shadow = true, share = \"100%\" }";
+    let settings = format!("on = {{ source = \"q\" }}\ngrants = {{ keyvalue = true, emit = [\"summed\"] }}\n{canary}");
+    let folder = Folder::new().host("watch = false").queue("q").script("sum", "sum.js", &script(""), &settings);
+    let folder = folder.script("seen", "seen.js", "export function handle() {}\n", "on = { type = \"summed\" }");
+    let host = TestHost::start(folder).await;
+    let publish = async |n: u32| {
+        host.publish("q", "t", &serde_json::json!({ "n": n })).await;
+        host.settled().await;
+    };
+    let compared = async |at_least: u64| {
+        until("the comparison", async || {
+            let compared = host.host.plugins().await.into_iter().find(|plugin| plugin.handler == "sum")?.beside?.compared?;
+            (compared.same + compared.different >= at_least).then_some(compared)
+        })
+        .await
+    };
+    publish(1).await;
+    write(host.folder.join("sum.js"), &script("// the same in other words"));
+    reload(&host).await;
+    publish(2).await;
+    assert_eq!((compared(1).await.same, host.folder.value("sum").as_deref()), (1, Some("3")));
+    write(host.folder.join("sum.js"), &script("if (sum > 5) keyvalue.set(\"sum\", 0);"));
+    reload(&host).await;
+    publish(3).await;
+    let compared = compared(1).await;
+    assert_eq!((compared.different, host.folder.value("sum").as_deref()), (1, Some("6")), "what serves alone counts");
+    assert!(compared.differences[0].ends_with(": another value of the key `sum`"), "{:?}", compared.differences);
+    assert_eq!(host.host.ledger().total.done, 6, "a shadow is no call, and emits nothing");
+    applied(&host.host.promote("sum").await);
+    publish(1).await;
+    assert_eq!(host.folder.value("sum").as_deref(), Some("0"));
+    host.stop().await;
+}
