@@ -300,3 +300,26 @@ fn a_handler_that_nothing_can_feed_is_worth_a_warning() {
         "#,
     );
 }
+
+#[test]
+fn how_new_code_comes_to_serve_is_checked() {
+    assert_said(
+        r#"
+        [handlers.a]
+        plugin = "a.js"
+        on = { source = "emit" }
+        self-test = ["none.json"]
+        retry-on = "old"
+        canary = { share = "0%", for = "2 m", min-calls = 0, max-errors = 1, shade = true }
+        "#,
+        r#"
+        koksmat.toml:4:14: handlers.a.self-test[0]: there is no none.json; expected a file with an event in the JSON format of CloudEvents
+        koksmat.toml:5:12: handlers.a.retry-on: must be `current` or `same`
+        koksmat.toml:6:20: handlers.a.canary.share: 0% is out of range: 0.1% to 100%
+        koksmat.toml:6:32: handlers.a.canary.for: expected a duration with its unit, such as `200ms`, `5s`, `2m`, `1h` or `7d`
+        koksmat.toml:6:51: handlers.a.canary.min-calls: 0 is out of range: 1 to 1000000
+        koksmat.toml:6:67: handlers.a.canary.max-errors: expected a share such as `10%` or `0.5%`, not a whole number
+        koksmat.toml:6:70: handlers.a.canary.shade: unknown key; did you mean `share`?
+        "#,
+    );
+}

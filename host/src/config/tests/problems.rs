@@ -146,18 +146,11 @@ fn what_comes_later_is_named_as_such() {
         [handlers.h]
         plugin = "oci://example.com/h@sha256:00"
         on = { type = "*" }
-
-        [handlers.i]
-        plugin = "a.js"
-        on = { type = "*" }
-        canary = { share = "10%" }
         "#,
         r#"
         koksmat.toml:2:8: sinks.other.kind: must be `kafka` or `rabbitmq`
         koksmat.toml:5:10: handlers.h.plugin: plugins from a registry are not in this version yet; name a file or a folder
-        koksmat.toml:11:1: handlers.i.canary: unknown key; here may stand `plugin`, `build`, `on`, `atomic`, `timeout`, `memory`, `concurrency`, `order`, `retry`, `config`, `record` or `grants`
         koksmat.toml:4:11: warning: handlers.h: no source makes events that this handler wants
-        koksmat.toml:8:11: warning: handlers.i: no source makes events that this handler wants
         "#,
     );
 }

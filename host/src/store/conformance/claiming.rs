@@ -118,10 +118,10 @@ pub(crate) async fn depths_tell_ready_later_and_running(store: Arc<dyn Store>) {
 pub(crate) async fn what_waits_is_told_by_type(store: Arc<dyn Store>) {
     assert!(store.waiting().await.unwrap().is_empty());
     accept(&*store, order("1")).await;
+    claim_one(&*store).await;
     accept(&*store, order("2")).await;
     let refund = Acceptance { event: Arc::new(crate::event::Event::new("order.refunded", "")), due: Some(LATER), ..order("3") };
     accept(&*store, refund).await;
-    claim_one(&*store).await;
     let waiting = store.waiting().await.unwrap();
     let counts: Vec<_> = waiting.iter().map(|waiting| (waiting.ty.as_str(), waiting.handler.as_str(), waiting.count)).collect();
     assert_eq!(counts, [(order("1").event.ty.as_str(), "invoice", 2), ("order.refunded", "invoice", 1)]);
