@@ -12,6 +12,7 @@ use crate::{
     ambient::now,
     channel::Origin,
     pause::{Part, Paused},
+    plugin::load::Late,
     store::Millis,
     tenant::Tenant,
 };
@@ -33,6 +34,7 @@ struct State {
     store_problem: Option<String>,
     sinks: BTreeMap<String, Option<String>>,
     paused: Paused,
+    late: Late,
 }
 
 /// Where the host is in its life.
@@ -98,6 +100,9 @@ pub struct Report {
     /// By `tenant/handler`: since when it is paused. The host is ready all the same: what it would handle waits in the store.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub paused_handlers: BTreeMap<String, Millis>,
+    /// By `tenant/handler`: its code is still being compiled, and what it is to handle waits; or what is wrong with it, and the host is not ready.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub late_handlers: BTreeMap<String, Option<String>>,
 }
 
 impl Health {
@@ -165,6 +170,13 @@ impl Health {
         self.change(|s| s.paused.clone_from(paused));
     }
 
+    /// Handlers whose code is still being compiled, or does not compile.
+    pub(crate) fn late(&self, late: Late) {
+        if self.0.state.lock().unwrap_or_else(PoisonError::into_inner).late != late {
+            self.change(|s| s.late = late);
+        }
+    }
+
     pub(crate) fn source_restarted(&self, origin: &Origin) {
         self.change(|s| {
             if let Some(health) = s.sources.get_mut(&key(origin)) {
@@ -216,12 +228,14 @@ impl Health {
             // One that is paused takes nothing because somebody wants that: no reason to send everything else elsewhere.
             ready: state.phase == Phase::Running
                 && state.store_problem.is_none()
+                && state.late.values().all(Option::is_none)
                 && sources.values().all(|s| s.ready || s.paused.is_some()),
             phase: state.phase,
             store: state.store_problem.clone(),
             sinks: state.sinks.clone(),
             sources,
             paused_handlers: state.paused_handlers(),
+            late_handlers: state.late.iter().map(|((tenant, name), problem)| (format!("{tenant}/{name}"), problem.clone())).collect(),
         }
     }
 

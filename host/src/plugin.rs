@@ -131,7 +131,7 @@ pub(crate) fn bare_handler(config: HandlerConfig, store: Arc<dyn Store>, stand_i
     });
     let (engine, linked) = &*CODE;
     let digest = "simulated".into();
-    let code = Code { pre: linked.clone(), digest, positions: build::Positions::default(), script: None, counts: Default::default() };
+    let code = Code { pre: Some(linked.clone()), digest, positions: build::Positions::default(), script: None, counts: Default::default() };
     Handler {
         outbound: Outbound::new(&[]),
         metrics: CallMetrics::of(&config.tenant, &config.name),

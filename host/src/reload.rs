@@ -366,10 +366,16 @@ impl Reloader {
     /// Write down what is decided about new code, until told to stop.
     pub(crate) async fn keep_book(self, stopping: CancellationToken) {
         let decisions = self.0.works.loader.decisions();
+        let mut late = self.0.works.loader.late();
         loop {
+            self.0.works.health.late(late.borrow_and_update().clone());
             let decided = tokio::select! {
                 () = stopping.cancelled() => return,
                 decided = decisions.next() => decided,
+                Ok(()) = late.changed() => {
+                    self.0.works.bell.ring_all();
+                    continue;
+                }
             };
             for Decision { handler, old, new, rolled_back } in decided {
                 let mut serving = self.0.serving.lock().await;

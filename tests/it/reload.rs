@@ -190,3 +190,22 @@ async fn the_fix_of_a_handler_reaches_the_events_that_wait_for_their_retry_and_s
     assert_eq!(host.folder.value("may").as_deref(), Some("no"));
     host.stop().await;
 }
+
+#[tokio::test]
+async fn what_takes_long_to_compile_holds_nobody_up_and_what_it_is_to_handle_waits_for_it() {
+    let number =
+        u32::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 100_000_000).unwrap();
+    let folder = Folder::new().host("watch = false").toml(ANSWERED).queue("q").script("answer", "answer.js", &says("quick"), ON);
+    let folder = folder.file("large.wasm", guests::large_version(number)).handler("large", "large.wasm", "on = { source = \"q\" }");
+    let host = TestHost::start(folder).await;
+    let late = || host.host.health().report().late_handlers.contains_key("default/large");
+    assert!(late(), "it is being compiled");
+    host.publish("q", "t", &json!({})).await;
+    assert_eq!(ask(&host).await, "quick");
+    host.settled().await;
+    assert!(!late());
+    assert_eq!(host.host.ledger().total.dead, 0);
+    let plugin = host.host.plugins().await.into_iter().find(|plugin| plugin.handler == "large").unwrap();
+    assert_eq!((plugin.calls, plugin.errors), (1, 0));
+    host.stop().await;
+}

@@ -46,6 +46,23 @@ pub fn toolchain() -> Vec<(String, String)> {
     text.lines().filter_map(line).collect()
 }
 
+/// The same, so large that compiling it is put off.
+pub fn large_version(number: u32) -> Vec<u8> {
+    let mut module = version(number);
+    // A custom section: its name, and what nobody looks at.
+    let padding = vec![0; 3 << 20];
+    let content = [&[7][..], b"padding", &padding].concat();
+    module.push(0);
+    let mut size = content.len();
+    while size >= 0x80 {
+        module.push((size & 0x7f) as u8 | 0x80);
+        size >>= 7;
+    }
+    module.push(size as u8);
+    module.extend(content);
+    module
+}
+
 /// The guest `version` with a text of its own: it answers `koksmat-version-` and the number.
 pub fn version(number: u32) -> Vec<u8> {
     const TEXT: &[u8] = b"koksmat-version-00000000";

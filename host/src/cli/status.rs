@@ -37,6 +37,7 @@ fn text(status: &Value) -> String {
     lanes(&mut out, status);
     sources(&mut out, &status["health"]);
     paused_handlers(&mut out, &status["health"]);
+    late_handlers(&mut out, &status["health"]);
     sinks(&mut out, &status["health"]);
     if let Some(queues) = some(&status["queues"]) {
         let _ = writeln!(out, "\ntasks in the store");
@@ -105,6 +106,14 @@ fn paused_handlers(out: &mut String, health: &Value) {
     let _ = writeln!(out, "\npaused handlers");
     for (name, since) in paused {
         let _ = writeln!(out, "  {}: since {}", own(name), time_of(since));
+    }
+}
+
+fn late_handlers(out: &mut String, health: &Value) {
+    let Some(late) = health["late_handlers"].as_object() else { return };
+    let _ = writeln!(out, "\nhandlers that do not serve yet");
+    for (name, problem) in late {
+        let _ = writeln!(out, "  {}: {}", own(name), problem.as_str().unwrap_or("being compiled; what it is to handle waits"));
     }
 }
 

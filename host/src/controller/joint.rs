@@ -187,9 +187,9 @@ impl CallInLine {
         self.suspect
     }
 
-    /// Its handler is paused: when its turn comes it does not run.
+    /// Its handler is paused, or its code is still being compiled: when its turn comes it does not run.
     pub(crate) fn is_paused(&self) -> bool {
-        self.joint.settler.pauses.holds_handler(self.tenant(), &self.handler)
+        self.routed.handler.versions.is_pending() || self.joint.settler.pauses.holds_handler(self.tenant(), &self.handler)
     }
 
     /// The handler's own bound of calls side by side.

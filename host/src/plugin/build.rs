@@ -157,6 +157,11 @@ impl Builder {
         spawn_blocking(move || cache.compile(engine.wasmtime(), &built.digest, || Ok(built.component))).await?
     }
 
+    /// Whether [`Builder::compile`] would take seconds.
+    pub(crate) fn takes_long(&self, built: &Built) -> bool {
+        built.component.len() > compiler::LARGE && !self.is_compiled(built)
+    }
+
     /// Whether [`Builder::compile`] need not compile.
     pub(crate) fn is_compiled(&self, built: &Built) -> bool {
         self.cache.is_compiled(self.engine.wasmtime(), &built.digest)

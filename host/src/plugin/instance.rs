@@ -19,6 +19,7 @@ use crate::{
         capability::{http::Outside, logging::CallLog},
         guest::{Emission, Guest},
         limits,
+        link::Linked,
         recording::Recording,
         trial::Asked,
     },
@@ -73,6 +74,24 @@ pub struct Finished {
     pub took: Duration,
 }
 
+impl Finished {
+    /// A call that came to nothing.
+    fn failed(plugin: Arc<str>, failure: Failure) -> Self {
+        Self {
+            plugin,
+            outcome: failure.clone().into(),
+            failure: Some(failure),
+            reads: Vec::new(),
+            writes: Default::default(),
+            emissions: Vec::new(),
+            overtaken: false,
+            holds: false,
+            recording: None,
+            took: Duration::ZERO,
+        }
+    }
+}
+
 /// The largest response body, in bytes.
 const RESPONSE_BYTES: usize = 16 << 20;
 
@@ -108,7 +127,12 @@ impl Handler {
     async fn run(self: Arc<Self>, code: Arc<Code>, call: Call, started: Instant, log: CallLog, outside: Outside) -> (Finished, Vec<Asked>) {
         let deadline = started + self.config.timeout;
         let guest = Guest::new(&self, &call, deadline, log.clone(), outside);
-        let mut store = Store::new(code.pre.engine(), guest);
+        let Some(pre) = code.pre.clone() else {
+            // Nobody starts a call of it.
+            let failure = Failure::Host("its code is still being compiled".into());
+            return (Finished::failed(code.digest.clone(), failure), Vec::new());
+        };
+        let mut store = Store::new(pre.engine(), guest);
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(limits::HOSTCALL_BYTES);
         store.set_epoch_deadline(1);
@@ -120,7 +144,7 @@ impl Handler {
             Ok(UpdateDeadline::Yield(1))
         });
 
-        let answer = by(deadline, invoke(&code, &mut store, &call, self.config.timeout)).await;
+        let answer = by(deadline, invoke(&code, &pre, &mut store, &call, self.config.timeout)).await;
         log.finish();
         let guest = store.data_mut();
         let result = match answer {
@@ -185,15 +209,15 @@ async fn by<T>(deadline: Instant, call: impl Future<Output = T>) -> Option<T> {
 type Answer = wasmtime::Result<Result<Result<wit::Response, wit::Failure>, String>>;
 
 /// Instantiate, load the script if the code is not a snapshot yet, call. The inner `Err(String)` is a script that does not load.
-async fn invoke(code: &Code, store: &mut Store<Guest>, call: &Call, timeout: Duration) -> Answer {
-    let instance = code.pre.instance_pre().instantiate_async(&mut *store).await?;
+async fn invoke(code: &Code, pre: &Linked, store: &mut Store<Guest>, call: &Call, timeout: Duration) -> Answer {
+    let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
     if let Some(script) = &code.script {
         let load = instance.get_typed_func::<(&str, &[(String, String)]), (Result<(), String>,)>(&mut *store, &script.load)?;
         if let (Err(error),) = load.call_async(&mut *store, (&script.entry, &script.modules)).await? {
             return Ok(Err(error));
         }
     }
-    let bindings = code.pre.bindings(&mut *store, &instance)?;
+    let bindings = pre.bindings(&mut *store, &instance)?;
     let event = to_wit(&call.event);
     let recorded = store.data().playback().and_then(|playback| playback.at());
     let now = recorded.map_or_else(SystemTime::now, |at| SystemTime::UNIX_EPOCH + Duration::from_millis(at.unsigned_abs()));

@@ -1,7 +1,7 @@
 //! From a handler's configuration to a [`Handler`]: build, compile, check, link. Never on the event path.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use wasmtime::component::Linker;
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     store::Store,
     task,
     telemetry::CallMetrics,
+    tenant::Tenant,
 };
 
 /// How long a script's top level may run when its snapshot is made.
@@ -100,7 +101,11 @@ pub struct Loader {
     /// Whose turn it is to make a snapshot: they take all processors, and the next may be of no use any more when its turn comes.
     snapshots: Semaphore,
     decisions: Decisions,
+    late: watch::Sender<Late>,
 }
+
+/// Handlers whose code is still being compiled, or what went wrong with it. Who is not in it serves.
+pub(crate) type Late = BTreeMap<(Tenant, String), Option<String>>;
 
 /// The embedded queues that guests may emit to.
 pub(crate) type Queues = Arc<HashSet<String>>;
@@ -124,8 +129,17 @@ struct Version {
     code: Arc<Code>,
     needs: BTreeSet<Capability>,
     inputs: Arc<Inputs>,
-    /// The script whose snapshot is still to be made.
-    script: Option<Arc<Script>>,
+    /// What takes over when it is compiled.
+    then: Then,
+}
+
+/// What is compiled beside what serves, and takes over.
+enum Then {
+    Nothing,
+    /// A script's snapshot, which is still to be made.
+    Snapshot(Arc<Script>),
+    /// The component itself: until then nothing serves.
+    Component(Box<Built>),
 }
 
 /// Instances beside those that calls need: one for each lane, some for what is being cut, and one that is tried without effects.
@@ -154,7 +168,16 @@ impl Loader {
         let linker = link::linker(engine.wasmtime()).map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ticks = u64::try_from(TOP_LEVEL.as_millis() / TICK.as_millis()).unwrap_or(1);
         let builder = Builder::new(engine.clone(), Cache::open(cache_dir)?, ticks);
-        Ok(Self { linker, builder, store, engine, begun: AtomicU64::new(0), snapshots: Semaphore::new(1), decisions: Decisions::default() })
+        Ok(Self {
+            linker,
+            builder,
+            store,
+            engine,
+            begun: AtomicU64::new(0),
+            snapshots: Semaphore::new(1),
+            decisions: Decisions::default(),
+            late: watch::Sender::default(),
+        })
     }
 
     /// Build, compile, check and link one handler. What did not change since it was loaded `before` is the same as then: its code where
@@ -171,7 +194,7 @@ impl Loader {
         before: Option<&Loaded>,
     ) -> Result<Loaded, LoadError> {
         let begun = self.begun.fetch_add(1, Ordering::Relaxed);
-        let Version { code, needs, inputs, script } = self.version(config, before).await?;
+        let Version { code, needs, inputs, then } = self.version(config, before).await?;
         let digest = code.digest.clone();
         if let Some(before) = before.filter(|before| before.handler.is(config, queues, &digest)) {
             return Ok(Loaded { handler: before.handler.clone(), inputs, needs, digest, begun });
@@ -194,8 +217,13 @@ impl Loader {
                 handler
             }
         };
-        if let Some(script) = script {
-            task::spawn("snapshot", take_over(self.clone(), Arc::downgrade(&handler), script));
+        match then {
+            Then::Nothing => {}
+            Then::Snapshot(script) => drop(task::spawn("snapshot", take_over(self.clone(), Arc::downgrade(&handler), script))),
+            Then::Component(built) => {
+                self.late.send_modify(|late| drop(late.insert(key_of(config), None)));
+                task::spawn("compile", compile_late(self.clone(), Arc::downgrade(&handler), *built));
+            }
         }
         Ok(Loaded { handler, inputs, needs, digest, begun })
     }
@@ -206,7 +234,11 @@ impl Loader {
     /// As [`load`](Self::load).
     pub(crate) async fn load_once(&self, config: &HandlerConfig, queues: &Queues) -> Result<Arc<Handler>, LoadError> {
         let version = self.version(config, None).await?;
-        Ok(self.handler(config, queues, version.code))
+        let code = match version.then {
+            Then::Component(built) => Arc::new(self.link(config, *built, None).await?),
+            Then::Nothing | Then::Snapshot(_) => version.code,
+        };
+        Ok(self.handler(config, queues, code))
     }
 
     fn handler(&self, config: &HandlerConfig, queues: &Queues, code: Arc<Code>) -> Arc<Handler> {
@@ -248,12 +280,13 @@ impl Loader {
             && before.handler.config.plugin == config.plugin
             && let Some(code) = before.handler.versions.at_hand(&before.digest)
             && code.script.is_none()
+            && code.pre.is_some()
             && unchanged(before.inputs.clone()).await
         {
             check_grants(config, &before.needs, |need| format!("`{need}`"))?;
-            return Ok(Version { code, needs: before.needs.clone(), inputs: before.inputs.clone(), script: None });
+            return Ok(Version { code, needs: before.needs.clone(), inputs: before.inputs.clone(), then: Then::Nothing });
         }
-        let same = |digest: &str| before.and_then(|before| before.handler.versions.at_hand(digest));
+        let same = |digest: &str| before.and_then(|before| before.handler.versions.at_hand(digest)).filter(|code| code.pre.is_some());
         let PluginRef::Script(entry) = &config.plugin else {
             let built = self.built(config).await?;
             let inputs = match &config.plugin {
@@ -264,29 +297,35 @@ impl Loader {
             let needs = check_built(config, &built)?;
             let code = match same(&built.digest) {
                 Some(code) => code,
+                None if before.is_none() && config.self_test.is_empty() && self.builder.takes_long(&built) => {
+                    // It holds nobody up: what it is to handle waits for it.
+                    let digest = built.digest.as_str().into();
+                    let code = Code { pre: None, digest, positions: Default::default(), script: None, counts: Default::default() };
+                    return Ok(Version { code: code.into(), needs, inputs, then: Then::Component(built.into()) });
+                }
                 None => {
                     self.builder.keep_version(&built.digest, &built.component);
                     Arc::new(self.link(config, built, None).await?)
                 }
             };
-            return Ok(Version { code, needs, inputs, script: None });
+            return Ok(Version { code, needs, inputs, then: Then::Nothing });
         };
         let script = self.builder.script(entry).await.map_err(failed)?;
         let inputs = files(entry, script.files.clone(), read_from).await;
         let needs = script.needs.clone();
         check_grants_for(config, &needs, &script.hosts(), of_script)?;
         if let Some(code) = same(&script.digest) {
-            let script = code.script.is_some().then_some(script);
-            return Ok(Version { code, needs, inputs, script });
+            let then = if code.script.is_some() { Then::Snapshot(script) } else { Then::Nothing };
+            return Ok(Version { code, needs, inputs, then });
         }
         if let Some(built) = self.builder.prebuilt(&script).await.map_err(failed)?
             && self.builder.is_compiled(&built)
         {
             let code = Arc::new(self.link(config, built, Some(&script)).await?);
-            return Ok(Version { code, needs, inputs, script: None });
+            return Ok(Version { code, needs, inputs, then: Then::Nothing });
         }
         let code = Arc::new(self.generic(config, &script).await?);
-        Ok(Version { code, needs, inputs, script: Some(script) })
+        Ok(Version { code, needs, inputs, then: Then::Snapshot(script) })
     }
 
     /// The code of an earlier version, by its digest, if it is still there.
@@ -300,6 +339,11 @@ impl Loader {
         Ok(Some(Arc::new(Code { digest: digest.into(), ..code })))
     }
 
+    /// Which handlers are still being compiled.
+    pub(crate) fn late(&self) -> watch::Receiver<Late> {
+        self.late.subscribe()
+    }
+
     /// What was decided about new code that served beside old.
     pub(crate) fn decisions(&self) -> &Decisions {
         &self.decisions
@@ -311,7 +355,7 @@ impl Loader {
         contract::check(self.engine.wasmtime(), &component).map_err(|why| wrong_world(config, &why))?;
         let pre = Linked::new(&self.linker, &component).map_err(|error| wrong_world(config, &format!("{error:#}")))?;
         let digest = script.map_or(built.digest.as_str(), |script| script.digest.as_str()).into();
-        Ok(Code { pre, digest, positions: built.says.positions, script: None, counts: Default::default() })
+        Ok(Code { pre: Some(pre), digest, positions: built.says.positions, script: None, counts: Default::default() })
     }
 
     /// The generic runtime with the script's modules beside it.
@@ -322,7 +366,13 @@ impl Loader {
         let pre = Linked::new(&self.linker, component).map_err(|error| wrong_world(config, &format!("{error:#}")))?;
         let script_load = ScriptLoad { load, entry: script.entry.clone(), modules: script.modules.clone() };
         let digest = script.digest.as_str().into();
-        Ok(Code { pre, digest, positions: script.positions.clone(), script: Some(script_load.into()), counts: Default::default() })
+        Ok(Code {
+            pre: Some(pre),
+            digest,
+            positions: script.positions.clone(),
+            script: Some(script_load.into()),
+            counts: Default::default(),
+        })
     }
 }
 
@@ -409,6 +459,35 @@ fn check_grants_for(
 
 fn wrong_world(config: &HandlerConfig, why: &str) -> LoadError {
     LoadError::WrongWorld { handler: config.name.clone(), plugin: config.plugin.path().display().to_string(), why: why.to_owned() }
+}
+
+fn key_of(config: &HandlerConfig) -> (Tenant, String) {
+    (config.tenant.clone(), config.name.clone())
+}
+
+/// Compile what takes long, and let it serve.
+async fn compile_late(loader: Arc<Loader>, handler: Weak<Handler>, built: Built) {
+    let Some(config) = handler.upgrade().map(|handler| handler.config.clone()) else { return };
+    let started = Instant::now();
+    let digest = built.digest.clone();
+    loader.builder.keep_version(&digest, &built.component);
+    let linked = loader.link(&config, built, None).await;
+    let Some(handler) = handler.upgrade().filter(|handler| *handler.versions.serving().digest == *digest) else {
+        // Other code serves by now.
+        loader.late.send_modify(|late| drop(late.remove(&key_of(&config))));
+        return;
+    };
+    match linked {
+        Ok(code) => {
+            handler.versions.take_over(code);
+            tracing::info!(tenant = %config.tenant, handler = config.name, took = ?started.elapsed(), "compiled: it serves");
+            loader.late.send_modify(|late| drop(late.remove(&key_of(&config))));
+        }
+        Err(error) => {
+            tracing::error!(tenant = %config.tenant, handler = config.name, %error, "it does not serve: what it is to handle waits");
+            loader.late.send_modify(|late| drop(late.insert(key_of(&config), Some(error.to_string()))));
+        }
+    }
 }
 
 /// Make the snapshot of a script that already serves, compile it and let it take over, unless other code serves by then.

@@ -35,7 +35,8 @@ const EARLIER: usize = 4;
 
 /// Code that is ready to be instantiated.
 pub(crate) struct Code {
-    pub(crate) pre: link::Linked,
+    /// None: it is still being compiled, and nothing runs on it.
+    pub(crate) pre: Option<link::Linked>,
     pub(crate) digest: Arc<str>,
     pub(crate) positions: Positions,
     /// Set while a new script is served by the generic runtime, which loads it anew for each event, until its snapshot is compiled.
@@ -139,6 +140,11 @@ impl Versions {
         }
     }
 
+    /// Whether what is to serve is still being compiled.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.serving.load().pre.is_none()
+    }
+
     /// What serves.
     pub(crate) fn serving(&self) -> Arc<Code> {
         self.serving.load_full()
@@ -213,6 +219,9 @@ impl Versions {
     }
 
     fn keep(&self, code: Arc<Code>) {
+        if code.pre.is_none() {
+            return;
+        }
         let mut earlier = self.earlier();
         earlier.retain(|other| other.digest != code.digest);
         earlier.push(code);
@@ -225,7 +234,7 @@ impl Versions {
         self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A script's snapshot is ready: it takes over where the script is.
+    /// A script's snapshot is ready, or what was still being compiled: it takes over where that is.
     pub(crate) fn take_over(&self, code: Code) {
         let serving = self.serving();
         if serving.digest == code.digest {

@@ -141,14 +141,18 @@ impl TaskFeeder {
 
     /// Whether there is a handler for them. Else they wait for one, which is said once.
     fn has_handler(&self, group: &Group, state: &mut FeederState) -> bool {
-        let has = self.settler.router.generation.load().handler(&group.tenant, &group.handler).is_some();
-        if has {
+        let generation = self.settler.router.generation.load();
+        let handler = generation.handler(&group.tenant, &group.handler);
+        if let Some(handler) = handler {
             state.without_handler.remove(group);
-        } else if state.without_handler.insert(group.clone()) {
+            // What it needs to run comes when it is compiled.
+            return !handler.versions.is_pending();
+        }
+        if state.without_handler.insert(group.clone()) {
             tracing::warn!(tenant = %group.tenant, source = &*group.source, handler = &*group.handler,
                 "tasks wait for a handler that is not configured");
         }
-        has
+        false
     }
 
     /// The most tasks to have claimed, if that is bounded.

@@ -7,7 +7,7 @@ use wasmtime::Engine;
 
 /// What is larger is compiled on threads of its own, in bytes: Python's runtime takes ten seconds, and whoever is behind it in the line of a
 /// thread pool waits for all of it.
-const LARGE: usize = 2 << 20;
+pub(super) const LARGE: usize = 2 << 20;
 
 /// How much compiling threads give way to others, in steps of `nice`.
 const GIVE_WAY: i32 = 5;

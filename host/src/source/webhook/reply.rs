@@ -118,7 +118,7 @@ fn respond(answer: Answer) -> Result<Response, Problem> {
         Answer::Again { after, cause } => Err(match cause {
             Cause::Retry => Problem::unavailable("the handler asks to try again", after.unwrap_or(RETRY_AFTER)),
             Cause::Host => Problem::unavailable("the event was not handled; send it again", after.unwrap_or(RETRY_AFTER)),
-            Cause::Paused => Problem::unavailable("the handler is paused; send it again later", after.unwrap_or(RETRY_AFTER)),
+            Cause::Paused => Problem::unavailable("the handler takes no calls now; send it again later", after.unwrap_or(RETRY_AFTER)),
             Cause::Timeout => Problem::new(StatusCode::GATEWAY_TIMEOUT, "the handler took too long"),
             Cause::Crash => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the handler crashed"),
         }),
