@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, Admin},
     channel::{Origin, control_channel},
-    config::{Config, HandlerConfig, HostConfig, StoreConfig},
+    config::{Config, HandlerConfig, HostConfig, SourceConfig, StoreConfig},
     controller::{
         Commands, Controller, Last,
         accept::{DurableIntake, Router},
@@ -289,6 +289,7 @@ async fn boot(
     }
     let token = Token::open(&config.host.store).map_err(phase("token"))?;
     let routes = Routes::default();
+    config.sources.iter().filter_map(SourceConfig::path).for_each(|path| routes.expect(&path));
     let stop_listening = Stop::default();
     let listener = serve::bind(config.host.listen).await.map_err(phase("listener"))?;
     let listen_address = listener.local_addr().map_err(phase("listener"))?;

@@ -54,6 +54,14 @@ impl Routes {
         Some(Mounted { routes: self.clone(), path: path.to_owned() })
     }
 
+    /// Somebody will serve `path` soon: until then it is unavailable, and not unknown.
+    pub(crate) fn expect(&self, path: &str) {
+        let _change = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mounted = HashMap::clone(&self.0.mounted.load());
+        mounted.entry(path.to_owned()).or_insert(None);
+        self.0.mounted.store(Arc::new(mounted));
+    }
+
     /// Nobody will serve `path` again, unless somebody does now.
     pub(crate) fn forget(&self, path: &str) {
         let _change = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,5 +98,31 @@ impl Drop for Mounted {
         let mut mounted = HashMap::clone(&self.routes.0.mounted.load());
         mounted.insert(self.path.clone(), None);
         self.routes.0.mounted.store(Arc::new(mounted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    async fn status(routes: &Routes) -> u16 {
+        routes.respond(Request::new(Body::empty())).await.status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_not_served_yet_or_just_now_is_no_unknown_one() {
+        let routes = Routes::default();
+        assert_eq!(status(&routes).await, 404);
+        routes.expect("/");
+        assert_eq!(status(&routes).await, 503, "a sender would take 404 for final");
+        let mounted = routes.mount("/", Router::new().fallback(|| async { "here" })).unwrap();
+        routes.expect("/");
+        assert_eq!(status(&routes).await, 200);
+        drop(mounted);
+        assert_eq!(status(&routes).await, 503);
+        routes.forget("/");
+        assert_eq!(status(&routes).await, 404);
     }
 }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     channel::Origin,
-    config::{Config, HandlerConfig, HostConfig},
+    config::{Config, HandlerConfig, HostConfig, SourceConfig},
     controller::{bell::Bell, generation::Generation},
     event::cloudevents,
     health::Health,
@@ -286,6 +286,7 @@ impl Reloader {
         works.letters.change_places(&config);
         works.settings.store(Arc::new(config.host.clone()));
         works.generation.store(Arc::new(Generation::of(&config, handlers.values().map(|loaded| loaded.handler.clone()))));
+        config.sources.iter().filter_map(SourceConfig::path).for_each(|path| works.routes.expect(&path));
         for source in config.sources.iter().filter(|source| members.coming.contains(&Member::source(source))) {
             works.supervisor.start_source(source, &config);
         }
