@@ -11,7 +11,10 @@ use std::{
     hash::{Hash, Hasher},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -21,7 +24,7 @@ use wasmtime::{Engine, component::Component};
 
 use super::{compiler, error::BuildError};
 
-/// What all files together may take, in bytes. The ones that were not used for longest go first.
+/// What all files together may take, in bytes, and a little more between two looks. The ones that were not used for longest go first.
 const MAX_SIZE: u64 = 2 << 30;
 
 /// Changes when what is stored under a key would be different for the same inputs.
@@ -33,7 +36,12 @@ pub(crate) struct Cache {
     folder: Arc<Path>,
     key: Hmac<Sha256>,
     max_size: u64,
+    /// Bytes that were written since it was looked at how much there is: to look at every file for each that is written takes long where there are many.
+    written: Arc<AtomicU64>,
 }
+
+/// How much of the most may be written before it is looked at again, as a part of it.
+const LOOK_AFTER: u64 = 32;
 
 /// What a stored file is; it is part of the file's name and of its MAC.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +63,7 @@ impl Cache {
         let folder = folder.canonicalize().map_err(failed)?;
         make_private(&folder).map_err(|reason| BuildError::Cache { path: folder.clone(), reason })?;
         let key = host_key(&folder).map_err(|reason| BuildError::Cache { path: folder.clone(), reason })?;
-        Ok(Self { folder: folder.into(), key, max_size: MAX_SIZE })
+        Ok(Self { folder: folder.into(), key, max_size: MAX_SIZE, written: Arc::new(AtomicU64::new(u64::MAX)) })
     }
 
     /// The component that was built from `inputs`, if it is here. `inputs` is a digest of everything it was built from.
@@ -153,7 +161,14 @@ impl Cache {
         if let Err(error) = write_whole(&path, content).and_then(|()| write_whole(&mac_path(&path), &mac)) {
             tracing::warn!(file = %path.display(), "cannot write to the cache: {error}");
         }
-        self.prune();
+        // The first time, nobody knows how much there is.
+        let written = self.written.load(Ordering::Relaxed).saturating_add(content.len() as u64);
+        if written < self.max_size / LOOK_AFTER {
+            self.written.store(written, Ordering::Relaxed);
+        } else {
+            self.written.store(0, Ordering::Relaxed);
+            self.prune();
+        }
     }
 
     /// Remove what was not used for longest until the rest fits.
