@@ -117,7 +117,8 @@ impl Health {
         self.change(|s| {
             let kind = origin.kind.to_string();
             let health = SourceHealth { kind, ready: false, problem: None, last_error: None, paused: None, held_back: None, restarts: 0 };
-            s.sources.entry(key(origin)).or_insert(health);
+            // One that was started again with other settings begins anew.
+            s.sources.insert(key(origin), health);
         });
     }
 

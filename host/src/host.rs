@@ -226,7 +226,7 @@ async fn boot(
     // Plugins: built, compiled, linked.
     let loader = Arc::new(Loader::of(config, store.clone()).map_err(phase("plugins"))?);
     let loaded = reload::load_all(&loader, config, &Handlers::new()).await.map_err(|errors| phase("plugins")(all_of(&errors)))?;
-    let book = Book::load(store.clone()).await.map_err(phase("store"))?;
+    let book = Book::open(config.host.store.folder());
     reload::recall(&loader, &book, &loaded).await;
     let handlers = loaded.values().map(|loaded| loaded.handler.clone());
     let generation = Arc::new(ArcSwap::from_pointee(Generation::of(config, handlers)));

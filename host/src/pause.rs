@@ -310,8 +310,11 @@ impl Pauses {
         };
         let mut gates = self.gates();
         gates.retain(|key, _| parts.sources.contains_key(key));
-        for key in parts.sources.keys() {
-            gates.entry(key.clone()).or_insert_with_key(gate);
+        for (key, way) in &parts.sources {
+            let (closed, _) = gates.entry(key.clone()).or_insert_with_key(gate);
+            if !way.weighed {
+                closed.send_if_modified(|closed| std::mem::take(&mut closed.full));
+            }
         }
         drop(gates);
         self.0.records.parts.store(Arc::new(parts));

@@ -8,7 +8,7 @@ mod changes;
 pub(crate) mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc,
@@ -208,7 +208,8 @@ impl Reloader {
         let mut serving = self.0.serving.lock().await;
         // A handler whose code changed meanwhile may be newer than what was read here.
         let newer = |(key, loaded): ((Tenant, String), Loaded)| {
-            let now = serving.handlers.get(&key).filter(|now| now.begun > loaded.begun && now.handler.config == loaded.handler.config);
+            let same = |now: &&Loaded| now.handler.config == loaded.handler.config && now.handler.queues == loaded.handler.queues;
+            let now = serving.handlers.get(&key).filter(|now| now.begun > loaded.begun).filter(same);
             let loaded = now.cloned().unwrap_or(loaded);
             (key, loaded)
         };
@@ -233,6 +234,9 @@ impl Reloader {
         };
         let mut serving = self.0.serving.lock().await;
         let now = serving.handlers.get(key).filter(|now| now.begun < loaded.begun && now.handler.config == wanted);
+        if now.is_some() && *serving.config.queues() != *queues {
+            return Reloaded::kept_old("the embedded queues have changed meanwhile");
+        }
         if now.is_none() {
             // The configuration has changed meanwhile, or something newer serves.
             return Reloaded::Unchanged { generation: serving.number };
@@ -266,27 +270,45 @@ impl Reloader {
         let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         let members = changes::members(old, new);
 
-        // What they brought is routed by the generation they were part of.
-        for member in works.supervisor.stop(&members.leaving, serving.config.host.drain_deadline).await {
+        // What they brought is routed by the generation they were part of. Sinks go after that: until then there are emits for them.
+        let (sources, sinks): (Vec<_>, Vec<_>) = members.leaving.iter().cloned().partition(|member| matches!(member, Member::Source(..)));
+        for member in works.supervisor.stop(&sources, serving.config.host.drain_deadline).await {
             warnings.push(format!("`{member}` did not stop in time and was aborted: what it had not acknowledged comes again"));
         }
+        // What was decided about their versions while they were loaded holds.
+        for (key, loaded) in &handlers {
+            if let Some(now) = serving.handlers.get(key).filter(|now| !Arc::ptr_eq(&now.handler, &loaded.handler)) {
+                loaded.handler.versions.follow(&now.handler.versions, loaded.code.clone(), loaded.handler.config.canary.clone());
+            }
+        }
+        works.loader.forget_late(|key| handlers.get(key).is_some_and(|loaded| loaded.handler.versions.is_pending()));
         for member in &members.gone {
             match member {
                 Member::Source(tenant, name) => works.health.forget(tenant, name),
                 Member::Sink(tenant, name) => works.health.forget_sink(&format!("{tenant}/{name}")),
             }
         }
-        for source in serving.config.sources.iter().filter(|source| members.leaving.contains(&Member::source(source))) {
-            if let Some(path) = source.path() {
-                works.routes.forget(&path);
-            }
-        }
+        let paths: BTreeSet<String> = config.sources.iter().filter_map(SourceConfig::path).collect();
+        paths.iter().for_each(|path| works.routes.expect(path));
+        serving
+            .config
+            .sources
+            .iter()
+            .filter_map(SourceConfig::path)
+            .filter(|path| !paths.contains(path))
+            .for_each(|path| works.routes.forget(&path));
         let parts = works.own.iter().fold(Parts::of(&config), |parts, name| parts.own(name));
         works.pauses.change_parts(parts).await;
         works.letters.change_places(&config);
         works.settings.store(Arc::new(config.host.clone()));
         works.generation.store(Arc::new(Generation::of(&config, handlers.values().map(|loaded| loaded.handler.clone()))));
-        config.sources.iter().filter_map(SourceConfig::path).for_each(|path| works.routes.expect(&path));
+        for member in works.supervisor.stop(&sinks, serving.config.host.drain_deadline).await {
+            warnings.push(format!("the sink `{member}` did not stop in time: what it was publishing may be published twice"));
+        }
+        // A call that failed while its source was drained waits too.
+        if let Ok(left) = changes::left_behind(&*works.store, &serving.config, &config).await {
+            warnings.extend(left);
+        }
         for source in config.sources.iter().filter(|source| members.coming.contains(&Member::source(source))) {
             works.supervisor.start_source(source, &config);
         }
@@ -294,9 +316,7 @@ impl Reloader {
             works.supervisor.start_sink(sink);
         }
         works.bell.ring_all();
-        for (key, loaded) in &handlers {
-            write_down(&works.book, key, loaded).await;
-        }
+        warnings.extend(write_down(&works.book, &handlers));
 
         *serving = Serving { config, handlers, number: serving.number + 1 };
         self.0.generation.send_replace(serving.number);
@@ -335,8 +355,8 @@ impl Reloader {
         let change = Change { kind: Kind::Handler, name: key.1.clone(), what };
         let reason = versions.rejected().map(|rejected| (rejected, "an operator rolled it back"));
         let rejected = reason.as_ref().map(|(rejected, why)| (rejected.as_str(), *why));
-        self.0.works.book.serves(key, digest, rejected).await;
-        self.bump(&mut serving, vec![change], began)
+        let written = self.0.works.book.serves(key, digest, rejected);
+        self.bump(&mut serving, vec![change], not_written(written), began)
     }
 
     /// Have the new version of a handler serve that stands beside the old one.
@@ -353,15 +373,15 @@ impl Reloader {
             name: key.1.clone(),
             what: vec![format!("promoted: version {} serves", changes::short(&digest))],
         };
-        self.0.works.book.serves(key, &digest, None).await;
-        self.bump(&mut serving, vec![change], began)
+        let written = self.0.works.book.serves(key, &digest, None);
+        self.bump(&mut serving, vec![change], not_written(written), began)
     }
 
-    fn bump(&self, serving: &mut Serving, changes: Vec<Change>, began: Instant) -> Reloaded {
+    fn bump(&self, serving: &mut Serving, changes: Vec<Change>, warnings: Vec<String>, began: Instant) -> Reloaded {
         serving.number += 1;
         self.0.generation.send_replace(serving.number);
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Reloaded::Applied { generation: serving.number, changes, warnings: Vec::new(), took_ms }
+        Reloaded::Applied { generation: serving.number, changes, warnings, took_ms }
     }
 
     /// Write down what is decided about new code, until told to stop.
@@ -378,24 +398,25 @@ impl Reloader {
                     continue;
                 }
             };
-            for Decision { handler, old, new, rolled_back } in decided {
+            for Decision { handler, of, old, new, rolled_back } in decided {
                 let mut serving = self.0.serving.lock().await;
-                let what = match &rolled_back {
-                    None => {
-                        self.0.works.book.serves(&handler, &new, None).await;
-                        format!("promoted: version {} is as good as {} and serves", changes::short(&new), changes::short(&old))
-                    }
-                    Some(why) => {
-                        self.0.works.book.serves(&handler, &old, Some((&new, why))).await;
-                        format!(
-                            "rolled back: version {} serves no more, {why}; version {} does",
-                            changes::short(&new),
-                            changes::short(&old)
-                        )
-                    }
+                let is_there = serving.handlers.get(&handler).is_some_and(|now| std::ptr::eq(Arc::as_ptr(&now.handler), of.as_ptr()));
+                if !is_there {
+                    continue;
+                }
+                let (old, new) = (&*old, &*new);
+                let (what, written) = match &rolled_back {
+                    None => (
+                        format!("promoted: version {} is as good as {} and serves", changes::short(new), changes::short(old)),
+                        self.0.works.book.serves(&handler, new, None),
+                    ),
+                    Some(why) => (
+                        format!("rolled back: version {} serves no more, {why}; version {} does", changes::short(new), changes::short(old)),
+                        self.0.works.book.serves(&handler, old, Some((new, why))),
+                    ),
                 };
                 let change = Change { kind: Kind::Handler, name: handler.1, what: vec![what] };
-                self.bump(&mut serving, vec![change], Instant::now()).log("the comparison of two versions");
+                self.bump(&mut serving, vec![change], not_written(written), Instant::now()).log("the comparison of two versions");
             }
         }
     }
@@ -478,10 +499,22 @@ pub struct Beside {
     pub compared: Option<Compared>,
 }
 
-async fn write_down(book: &Book, key: &(Tenant, String), loaded: &Loaded) {
-    let versions = &loaded.handler.versions;
-    let rejected = versions.rejected();
-    book.serves(key, &versions.serving().digest, rejected.as_deref().map(|rejected| (rejected, "it was rolled back"))).await;
+/// Write down which versions serve. What went wrong.
+fn write_down(book: &Book, handlers: &Handlers) -> Vec<String> {
+    let serving = |(key, loaded): (&(Tenant, String), &Loaded)| {
+        let versions = &loaded.handler.versions;
+        (key.clone(), versions.serving().digest.clone(), versions.rejected())
+    };
+    let serving: Vec<_> = handlers.iter().map(serving).collect();
+    let all = serving
+        .iter()
+        .map(|(key, digest, rejected)| (key, &**digest, rejected.as_deref().map(|rejected| (rejected, "it was rolled back"))));
+    not_written(book.all_serve(all))
+}
+
+fn not_written(written: std::io::Result<()>) -> Vec<String> {
+    let failed = |error| format!("which version serves could not be written down, and the next start may not know it: {error}");
+    written.err().map(failed).into_iter().collect()
 }
 
 /// Have each handler serve what it served before the host stopped, where that is not what its files say: because an operator rolled that back,
@@ -510,8 +543,8 @@ pub(crate) async fn recall(loader: &Loader, book: &Book, handlers: &Handlers) {
                 }
             }
         }
-        write_down(book, key, loaded).await;
     }
+    write_down(book, handlers).iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// Load all handlers of a configuration side by side, as many at a time as there is something to gain.

@@ -39,21 +39,21 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    fn subscribers(&self, origin: &Origin, event: &Event) -> Vec<Subscriber> {
-        let generation = self.generation.load();
-        let mut subscribers: Vec<_> = router::route(&generation, origin, event).iter().map(router::Routed::subscriber).collect();
-        subscribers.extend(router::sinks(&generation, origin, event));
+    fn subscribers(generation: &Generation, origin: &Origin, event: &Event) -> Vec<Subscriber> {
+        let mut subscribers: Vec<_> = router::route(generation, origin, event).iter().map(router::Routed::subscriber).collect();
+        subscribers.extend(router::sinks(generation, origin, event));
         subscribers
     }
 
     fn acceptance(&self, origin: &Origin, event: Arc<Event>, key: Option<String>, hops: u32) -> Acceptance {
+        let generation = self.generation.load();
         Acceptance {
             tenant: origin.tenant.clone(),
             source: origin.source.clone(),
             kind: origin.kind.clone(),
             key,
-            handlers: self.subscribers(origin, &event),
-            unrouted: (self.generation.load().unmatched(origin) == Unmatched::DeadLetter).then_some(NO_ROUTE.into()),
+            handlers: Self::subscribers(&generation, origin, &event),
+            unrouted: (generation.unmatched(origin) == Unmatched::DeadLetter).then_some(NO_ROUTE.into()),
             event,
             due: None,
             hops,

@@ -41,6 +41,8 @@ pub(crate) struct Slot {
     /// The call was not settled, and its event comes again.
     returned: bool,
     alone: bool,
+    /// It counts for the handler's own bound. A reload may have set or lifted one since it was started.
+    counted: bool,
 }
 
 /// A call that was given a slot.
@@ -199,8 +201,9 @@ impl Dispatcher {
         }
         let (order, place) = (call.order(), call.place().cloned());
         let (tenant, handler, alone) = (call.tenant().clone(), call.handler_name().clone(), self.alone);
-        let slot = Slot { tenant, handler, lane, order, place, alone, returned: true };
-        if call.concurrency().is_some() {
+        let counted = call.concurrency().is_some();
+        let slot = Slot { tenant, handler, lane, order, place, alone, counted, returned: true };
+        if counted {
             *self.running_of.entry((slot.tenant.clone(), slot.handler.clone())).or_default() += 1;
         }
         Started { call, fencing_token, slot: SlotGuard { slot: Some(slot), finished: self.finished.clone() } }
@@ -233,6 +236,9 @@ impl Dispatcher {
                 self.lanes.release(scope);
             }
             None => self.plain_running -= 1,
+        }
+        if !slot.counted {
+            return;
         }
         let key = (slot.tenant, slot.handler);
         if let Some(running) = self.running_of.get_mut(&key) {

@@ -18,6 +18,9 @@ const MAX_FILES: usize = 20_000;
 /// What is no source, whatever `.gitignore` says of it.
 const NEVER: [&str; 4] = ["target", "node_modules", ".git", "__pycache__"];
 
+/// What a folder holds in which a host keeps its store: never an input.
+const STORE: [&str; 2] = ["koksmat.db", "koksmat.sock"];
+
 /// A clock of a file system may stand still for so long: a file that was written within this time of being read may be written again and
 /// look the same.
 const GRANULARITY: Duration = Duration::from_millis(20);
@@ -54,9 +57,11 @@ impl Inputs {
     fn see(mut self, read_from: SystemTime) -> Self {
         self.seen = self.look();
         let uncertain = read_from.checked_sub(GRANULARITY).unwrap_or(read_from);
+        // A clock that was set back leaves stamps that will be young for long.
+        let future = SystemTime::now() + Duration::from_secs(1);
         for stamp in self.seen.values_mut() {
             // It changed while it was read, or just before: what was read is not sure to be this.
-            if stamp.as_ref().is_some_and(|stamp| stamp.is_since(uncertain)) {
+            if stamp.as_ref().is_some_and(|stamp| stamp.is_since(uncertain) && !stamp.is_since(future)) {
                 *stamp = None;
             }
         }
@@ -119,7 +124,8 @@ impl Stamp {
 
 fn is_of(path: &Path, folder: &Path, made: Option<&Path>) -> bool {
     let Ok(inside) = path.strip_prefix(folder) else { return false };
-    made != Some(path) && !inside.iter().any(|part| NEVER.iter().any(|never| part == *never))
+    let in_store = || path.parent().is_some_and(|parent| parent != folder && STORE.iter().any(|file| parent.join(file).exists()));
+    made != Some(path) && !in_store() && !inside.iter().any(|part| NEVER.iter().any(|never| part == *never))
 }
 
 /// All that is in a folder but what is built from it.
@@ -128,7 +134,10 @@ fn walk(folder: &Path) -> impl Iterator<Item = PathBuf> {
         .hidden(false)
         .require_git(false)
         .parents(true)
-        .filter_entry(|entry| !NEVER.iter().any(|never| entry.file_name() == *never))
+        .filter_entry(|entry| {
+            let is_store = || entry.depth() > 0 && STORE.iter().any(|file| entry.path().join(file).exists());
+            !NEVER.iter().any(|never| entry.file_name() == *never) && !is_store()
+        })
         .build();
     walk.filter_map(Result::ok).map(ignore::DirEntry::into_path)
 }

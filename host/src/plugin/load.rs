@@ -111,14 +111,16 @@ pub(crate) type Late = BTreeMap<(Tenant, String), Option<String>>;
 pub(crate) type Queues = Arc<HashSet<String>>;
 
 /// A handler that was loaded, and from what.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Loaded {
     pub(crate) handler: Arc<Handler>,
     /// The files it was made from.
     pub(crate) inputs: Arc<Inputs>,
     /// What it imports that has to be granted.
     pub(crate) needs: BTreeSet<Capability>,
-    /// The version that the files say.
+    /// What the files say,
+    pub(crate) code: Arc<Code>,
+    /// and its digest.
     pub(crate) digest: Arc<str>,
     /// Which load it was: what was begun later read newer files.
     pub(crate) begun: u64,
@@ -196,27 +198,14 @@ impl Loader {
         let begun = self.begun.fetch_add(1, Ordering::Relaxed);
         let Version { code, needs, inputs, then } = self.version(config, before).await?;
         let digest = code.digest.clone();
-        if let Some(before) = before.filter(|before| before.handler.is(config, queues, &digest)) {
-            return Ok(Loaded { handler: before.handler.clone(), inputs, needs, digest, begun });
+        let same = |before: &&Loaded| before.handler.is(config, queues, &digest) && !before.handler.versions.is_pending();
+        if let Some(before) = before.filter(same) {
+            return Ok(Loaded { handler: before.handler.clone(), inputs, needs, code, digest, begun });
         }
-        let handler = match before.map(|before| &before.handler.versions) {
-            None => self.handler(config, queues, code),
-            // Of the code that is there already, what served serves on.
-            Some(versions) => {
-                let serving = versions.serving();
-                let rejected = versions.rejected().is_some_and(|rejected| *rejected == *digest);
-                let beside = config.canary.clone().filter(|_| serving.digest != digest && !rejected);
-                let handler = self.handler(config, queues, if rejected || beside.is_some() { serving } else { code.clone() });
-                handler.versions.inherit(versions);
-                if rejected {
-                    handler.versions.reject(&digest);
-                }
-                if let Some(canary) = beside {
-                    handler.versions.try_beside(code, canary);
-                }
-                handler
-            }
-        };
+        let handler = self.handler(config, queues, code.clone());
+        if let Some(before) = before {
+            handler.versions.follow(&before.handler.versions, code.clone(), config.canary.clone());
+        }
         match then {
             Then::Nothing => {}
             Then::Snapshot(script) => drop(task::spawn("snapshot", take_over(self.clone(), Arc::downgrade(&handler), script))),
@@ -225,7 +214,7 @@ impl Loader {
                 task::spawn("compile", compile_late(self.clone(), Arc::downgrade(&handler), *built));
             }
         }
-        Ok(Loaded { handler, inputs, needs, digest, begun })
+        Ok(Loaded { handler, inputs, needs, code, digest, begun })
     }
 
     /// Like [`load`](Self::load), for a handler that is called once: no snapshot is made for it.
@@ -337,6 +326,15 @@ impl Loader {
         check_built(config, &built)?;
         let code = self.link(config, built, None).await?;
         Ok(Some(Arc::new(Code { digest: digest.into(), ..code })))
+    }
+
+    /// Who serves by now, or is gone, is no longer waited for.
+    pub(crate) fn forget_late(&self, is_waited_for: impl Fn(&(Tenant, String)) -> bool) {
+        self.late.send_if_modified(|late| {
+            let before = late.len();
+            late.retain(|key, _| is_waited_for(key));
+            late.len() != before
+        });
     }
 
     /// Which handlers are still being compiled.
@@ -472,7 +470,7 @@ async fn compile_late(loader: Arc<Loader>, handler: Weak<Handler>, built: Built)
     let digest = built.digest.clone();
     loader.builder.keep_version(&digest, &built.component);
     let linked = loader.link(&config, built, None).await;
-    let Some(handler) = handler.upgrade().filter(|handler| *handler.versions.serving().digest == *digest) else {
+    let Some(handler) = handler.upgrade().filter(|handler| handler.versions.has(&digest)) else {
         // Other code serves by now.
         loader.late.send_modify(|late| drop(late.remove(&key_of(&config))));
         return;

@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -102,9 +102,11 @@ pub(crate) struct Chosen {
 pub(crate) struct Decisions(Arc<(Mutex<Vec<Decision>>, Notify)>);
 
 /// A candidate serves from now on, or never will.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Decision {
     pub(crate) handler: (Tenant, String),
+    /// The handler that decided: another one of the name may serve by now.
+    pub(crate) of: Weak<Handler>,
     pub(crate) old: Arc<str>,
     pub(crate) new: Arc<str>,
     /// Why it was rolled back; none: it was promoted.
@@ -138,6 +140,11 @@ impl Versions {
             earlier: Mutex::default(),
             decisions,
         }
+    }
+
+    /// Whether this version serves or stands beside it, compiled or not.
+    pub(crate) fn has(&self, digest: &str) -> bool {
+        *self.serving().digest == *digest || self.candidate().is_some_and(|candidate| *candidate.digest() == *digest)
     }
 
     /// Whether what is to serve is still being compiled.
@@ -199,11 +206,6 @@ impl Versions {
         self.try_beside(code, config);
     }
 
-    /// Have the version with this digest never serve, whatever the files say.
-    pub(crate) fn reject(&self, digest: &str) {
-        self.rejected.store(Some(Arc::new(digest.to_owned())));
-    }
-
     /// Have the candidate serve. `false`: there is none.
     pub(crate) fn promote(&self) -> bool {
         let Some(candidate) = self.candidate.swap(None) else { return false };
@@ -212,10 +214,21 @@ impl Versions {
         true
     }
 
-    /// What served before, for what is pinned to it, is at hand here too.
-    pub(crate) fn inherit(&self, before: &Self) {
+    /// Go on from where another handler of the name is now: `wanted` is what the files say. Said again it is as if it had not been said before.
+    pub(crate) fn follow(&self, before: &Self, wanted: Arc<Code>, canary: Option<CanaryConfig>) {
         let earlier: Vec<_> = before.earlier().iter().cloned().chain([before.serving()]).collect();
         earlier.into_iter().for_each(|code| self.keep(code));
+        let serving = before.serving();
+        let rejected = before.rejected().filter(|rejected| **rejected == *wanted.digest);
+        // Beside what is not there yet nothing can be tried.
+        let beside = canary.filter(|_| rejected.is_none() && serving.digest != wanted.digest && serving.pre.is_some());
+        let stays = rejected.is_some() || beside.is_some();
+        self.rejected.store(rejected.map(Arc::new));
+        self.candidate.store(None);
+        self.serving.store(if stays { serving } else { wanted.clone() });
+        if let Some(canary) = beside {
+            self.try_beside(wanted, canary);
+        }
     }
 
     fn keep(&self, code: Arc<Code>) {
@@ -288,7 +301,8 @@ impl Handler {
             return Chosen { code, beside: None, shadow: false };
         }
         // A second attempt is made on what is known: new code has first attempts only.
-        let Some(candidate) = self.versions.candidate().filter(|_| call.attempt == 1) else {
+        let candidate = self.versions.candidate().filter(|candidate| call.attempt == 1 && candidate.code.load().pre.is_some());
+        let Some(candidate) = candidate else {
             return Chosen { code: serving, beside: None, shadow: false };
         };
         let key = match candidate.config.by {
@@ -303,7 +317,7 @@ impl Handler {
     }
 
     /// A call has run. `Some`: it failed on new code, and runs again on the old; that is no attempt.
-    pub(crate) fn ran(&self, chosen: &Chosen, finished: &Finished) -> Option<Chosen> {
+    pub(crate) fn ran(self: &Arc<Self>, chosen: &Chosen, finished: &Finished) -> Option<Chosen> {
         if finished.overtaken {
             return None;
         }
@@ -326,7 +340,7 @@ impl Handler {
         }
     }
 
-    fn decide(&self, candidate: &Arc<Candidate>, verdict: Verdict) {
+    fn decide(self: &Arc<Self>, candidate: &Arc<Candidate>, verdict: Verdict) {
         // Other code may have been put beside meanwhile.
         let is_there = self.versions.candidate().is_some_and(|now| Arc::ptr_eq(&now, candidate));
         if !is_there || verdict == Verdict::Wait {
@@ -338,12 +352,10 @@ impl Handler {
                 self.versions.go_back_to(self.versions.serving());
                 Some(why)
             }
-            _ => {
-                self.versions.promote();
-                None
-            }
+            _ if self.versions.promote() => None,
+            _ => return,
         };
         let handler = (self.config.tenant.clone(), self.config.name.clone());
-        self.versions.decisions.push(Decision { handler, old, new, rolled_back });
+        self.versions.decisions.push(Decision { handler, of: Arc::downgrade(self), old, new, rolled_back });
     }
 }

@@ -1,20 +1,21 @@
-//! Which versions of each handler there were, and why one of them must not serve: kept in the store, so that the next start knows it too.
+//! Which versions of each handler there were, and why one of them must not serve: kept beside the store, so that the next start knows it too.
+//!
+//! It is this host's alone, also where hosts share a store: each has code and a cache of its own, and an operator goes back host by host.
 
 use std::{
     collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    ambient::now,
-    store::{Millis, Store, StoreError},
-    tenant::Tenant,
-};
+use crate::{ambient::now, store::Millis, tenant::Tenant};
 
-/// Where it stands in the store: no source of the configuration can be called so.
-const VERSIONS: &str = "(versions)";
+/// What the file is called.
+const FILE: &str = "versions.json";
 /// How many earlier versions of a handler are remembered.
 const EARLIER: usize = 20;
 
@@ -60,47 +61,76 @@ pub struct Earlier {
 pub(crate) struct Book(Arc<Inner>);
 
 struct Inner {
-    store: Arc<dyn Store>,
-    histories: Mutex<BTreeMap<(Tenant, String), History>>,
+    /// None: the host keeps nothing.
+    file: Option<PathBuf>,
+    histories: Mutex<BTreeMap<String, History>>,
 }
 
 impl Book {
-    /// What the store remembers.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub(crate) async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
-        // There is one tenant yet.
-        let tenant = Tenant::default();
-        let stored = store.state(tenant.clone(), VERSIONS.into(), String::new()).await?;
-        let histories =
-            stored.into_iter().filter_map(|(handler, value)| Some(((tenant.clone(), handler), serde_json::from_slice(&value).ok()?)));
-        Ok(Self(Arc::new(Inner { histories: Mutex::new(histories.collect()), store })))
+    /// What this host remembers, in the folder of what is its own.
+    pub(crate) fn open(folder: Option<&Path>) -> Self {
+        let file = folder.map(|folder| folder.join(FILE));
+        let read = |file: &PathBuf| match fs::read(file) {
+            Ok(json) => serde_json::from_slice(&json).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(error.to_string()),
+        };
+        let histories = file.as_ref().map_or_else(|| Ok(BTreeMap::new()), read).unwrap_or_else(|error| {
+            tracing::warn!(error, "which versions served is not known any more: what the files say serves");
+            BTreeMap::new()
+        });
+        Self(Arc::new(Inner { file, histories: Mutex::new(histories) }))
     }
 
     pub(crate) fn history(&self, handler: &(Tenant, String)) -> Option<History> {
-        self.histories().get(handler).cloned()
+        self.histories().get(&name_of(handler)).cloned()
     }
 
     /// This version serves, and `rejected` must not.
-    pub(crate) async fn serves(&self, handler: &(Tenant, String), digest: &str, rejected: Option<(&str, &str)>) {
-        let changed = {
-            let mut histories = self.histories();
-            let history = histories.entry(handler.clone()).or_default();
-            let before = history.clone();
-            history.serve(digest, rejected, now());
-            (*history != before).then(|| history.clone())
-        };
-        let Some(history) = changed else { return };
-        let value = serde_json::to_vec(&history).unwrap_or_default();
-        if let Err(error) = self.0.store.set_state(handler.0.clone(), VERSIONS.into(), vec![(handler.1.clone(), Some(value))]).await {
-            tracing::warn!(handler = handler.1, %error, "the version that serves could not be written down: the next start may not know it");
-        }
+    ///
+    /// # Errors
+    /// When it cannot be written down: the next start may not know it. The next time all is written.
+    pub(crate) fn serves(&self, handler: &(Tenant, String), digest: &str, rejected: Option<(&str, &str)>) -> io::Result<()> {
+        self.all_serve([(handler, digest, rejected)])
     }
 
-    fn histories(&self) -> MutexGuard<'_, BTreeMap<(Tenant, String), History>> {
+    /// The same for several.
+    pub(crate) fn all_serve<'a>(
+        &self,
+        serving: impl IntoIterator<Item = (&'a (Tenant, String), &'a str, Option<(&'a str, &'a str)>)>,
+    ) -> io::Result<()> {
+        let mut histories = self.histories();
+        let before = histories.clone();
+        for (handler, digest, rejected) in serving {
+            histories.entry(name_of(handler)).or_default().serve(digest, rejected, now());
+        }
+        if *histories == before {
+            return Ok(());
+        }
+        let written = self.0.file.as_deref().map_or(Ok(()), |file| write(file, &serde_json::to_vec(&*histories).unwrap_or_default()));
+        if written.is_err() {
+            // So that it is written the next time.
+            *histories = before;
+        }
+        written
+    }
+
+    fn histories(&self) -> MutexGuard<'_, BTreeMap<String, History>> {
         self.0.histories.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn name_of((tenant, handler): &(Tenant, String)) -> String {
+    format!("{tenant}/{handler}")
+}
+
+/// The whole file or the one before.
+fn write(file: &Path, content: &[u8]) -> io::Result<()> {
+    let new = file.with_extension("new");
+    let mut written = fs::File::create(&new)?;
+    written.write_all(content)?;
+    written.sync_data()?;
+    fs::rename(&new, file)
 }
 
 impl History {
@@ -131,20 +161,30 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::SqliteStore;
 
-    #[tokio::test]
-    async fn the_next_start_knows_what_served_and_what_must_not() {
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory().unwrap());
+    #[test]
+    fn the_next_start_knows_what_served_and_what_must_not() {
+        let folder = tempfile::tempdir().unwrap();
         let key = (Tenant::default(), "h".to_owned());
-        let book = Book::load(store.clone()).await.unwrap();
+        let book = Book::open(Some(folder.path()));
         for digest in ["aaa", "bbb", "bbb"] {
-            book.serves(&key, digest, None).await;
+            book.serves(&key, digest, None).unwrap();
         }
-        book.serves(&key, "aaa", Some(("bbb", "it failed"))).await;
-        let history = Book::load(store).await.unwrap().history(&key).unwrap();
+        book.serves(&key, "aaa", Some(("bbb", "it failed"))).unwrap();
+        let history = Book::open(Some(folder.path())).history(&key).unwrap();
         assert_eq!((history.serving.as_str(), history.rejected.as_ref().map(|r| r.digest.as_str())), ("aaa", Some("bbb")));
         assert_eq!(history.earlier.iter().map(|earlier| earlier.digest.as_str()).collect::<Vec<_>>(), ["bbb", "aaa"]);
         assert_eq!((history.earlier_version(None), history.earlier_version(Some("c"))), (Some("bbb"), None));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_the_next_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = (Tenant::default(), "h".to_owned());
+        let book = Book::open(Some(&folder.path().join("later")));
+        book.serves(&key, "aaa", None).unwrap_err();
+        fs::create_dir(folder.path().join("later")).unwrap();
+        book.serves(&key, "aaa", None).unwrap();
+        assert_eq!(Book::open(Some(&folder.path().join("later"))).history(&key).unwrap().serving, "aaa");
     }
 }

@@ -5,7 +5,7 @@
 //! while it keeps changing: only what stays wrong is said to be.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Reloaded, Reloader};
-use crate::{plugin::inputs::Inputs, tenant::Tenant};
+use crate::{config::PluginRef, plugin::inputs::Inputs, tenant::Tenant};
 
 /// How long nothing must have happened before what changed is looked at: who writes several files writes them one after the other.
 const QUIET: Duration = Duration::from_millis(3);
@@ -31,8 +31,12 @@ const QUIET: Duration = Duration::from_millis(3);
 const WRITING: Duration = Duration::from_secs(1);
 /// How long something has to stay wrong before that is said.
 const STAYS: Duration = Duration::from_millis(250);
+/// How long changes are waited for to come to an end at most: some files never stop changing.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often everything is looked at, whatever was notified.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often what is wrong is tried again though nothing has changed as far as anybody knows: what mends it may be anywhere.
+const AGAIN: Duration = Duration::from_secs(5);
 /// The most files that are remembered one by one.
 const MANY: usize = 10_000;
 
@@ -83,10 +87,11 @@ impl Told {
         true
     }
 
-    /// Until when nothing is looked at.
-    fn wait_until(&self) -> Option<Instant> {
+    /// Until when nothing is looked at: files that concern nobody are not waited for.
+    fn wait_until(&self, concerns: impl Fn(&Path) -> bool) -> Option<Instant> {
         let quiet = self.last.map(|last| last + QUIET);
-        let closed = self.open.values().max().map(|written| *written + WRITING);
+        let open = self.open.iter().filter(|(path, _)| concerns(path));
+        let closed = open.map(|(_, written)| *written + WRITING).max();
         quiet.max(closed)
     }
 }
@@ -99,12 +104,20 @@ struct Watching {
     notifier: Option<notify::RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
     reloading: JoinSet<(What, Reloaded)>,
-    running: HashSet<What>,
-    /// Changed again while it was being reloaded.
-    again: HashSet<What>,
+    running: HashMap<What, Running>,
     /// What was wrong, and since when; said once it has stayed so.
     wrong: BTreeMap<What, Wrong>,
     config: Inputs,
+}
+
+/// A reload that goes on.
+struct Running {
+    /// The files as they were when it began.
+    inputs: Inputs,
+    /// It began because they had changed during the one before. A build that changes its own folder would go on for ever.
+    is_again: bool,
+    /// They have changed since.
+    again: bool,
 }
 
 struct Wrong {
@@ -143,8 +156,7 @@ impl Watching {
             notifier: notifier.ok(),
             folders: BTreeSet::new(),
             reloading: JoinSet::new(),
-            running: HashSet::new(),
-            again: HashSet::new(),
+            running: HashMap::new(),
             wrong: BTreeMap::new(),
             config: Inputs::default(),
         }
@@ -156,6 +168,7 @@ impl Watching {
         self.watch_folders().await;
         // What has changed before anybody was told.
         let mut look = Instant::now();
+        let mut again = look + AGAIN;
         loop {
             let say = self.wrong.values().filter(|wrong| !wrong.said).map(|wrong| wrong.since + STAYS).min();
             tokio::select! {
@@ -169,6 +182,10 @@ impl Watching {
                 () = sleep_until(look) => {
                     self.look(None).await;
                     look = Instant::now() + LOOK;
+                    if look >= again {
+                        self.try_again().await;
+                        again = look + AGAIN;
+                    }
                 }
                 () = until(say) => self.say(),
             }
@@ -177,8 +194,11 @@ impl Watching {
 
     /// Wait until whoever writes has written.
     async fn settle(&self) {
+        let serving = self.reloader.serving().await;
+        let concerns = |path: &Path| self.config.concern(path) || serving.handlers.values().any(|loaded| loaded.inputs.concern(path));
+        let at_most = Instant::now() + PATIENCE;
         loop {
-            let until = self.told().wait_until();
+            let until = self.told().wait_until(concerns).map(|until| until.min(at_most));
             let Some(until) = until.filter(|until| *until > Instant::now()) else { return };
             tokio::select! {
                 () = sleep_until(until) => {}
@@ -204,11 +224,17 @@ impl Watching {
         }
         let may_have = |inputs: &Inputs| told.is_none_or(|told| told.any || told.paths.iter().any(|path| inputs.concern(path)));
         // What is wrong may be mended by a file that nobody knows of yet.
-        let mended = |what: &What| told.is_some() && self.wrong.contains_key(what);
+        let mended = |what: &What| {
+            told.is_some_and(|told| self.wrong.get(what).is_some_and(|wrong| told.any || wrong.may_be_mended_by(&told.paths)))
+        };
         let mut looked_at: Vec<(What, Inputs, bool)> = Vec::new();
         for (key, loaded) in &serving.handlers {
             let what = Some(key.clone());
-            let inputs = self.wrong.get(&what).map_or(&*loaded.inputs, |wrong| &wrong.inputs);
+            let inputs = match (self.running.get(&what), self.wrong.get(&what)) {
+                (Some(running), _) => &running.inputs,
+                (None, Some(wrong)) => &wrong.inputs,
+                (None, None) => &*loaded.inputs,
+            };
             let mended = mended(&what);
             if mended || may_have(inputs) {
                 looked_at.push((what, inputs.clone(), mended));
@@ -220,23 +246,42 @@ impl Watching {
         }
         let changed = spawn_blocking(move || {
             looked_at.retain(|(_, inputs, mended)| *mended || inputs.have_changed());
-            looked_at.into_iter().map(|(what, _, _)| what).collect::<Vec<_>>()
+            looked_at.into_iter().map(|(what, inputs, _)| (what, inputs.again())).collect::<Vec<_>>()
         });
         let Ok(changed) = changed.await else { return };
-        if changed.contains(&None) {
+        if changed.iter().any(|(what, _)| what.is_none()) {
             self.config = self.config_inputs(SystemTime::now()).await;
             // It reads all that changed.
-            self.reload(None);
+            let inputs = self.config.clone();
+            self.reload(None, inputs, false);
             return;
         }
-        changed.into_iter().for_each(|what| self.reload(what));
+        changed.into_iter().for_each(|(what, inputs)| self.reload(what, inputs, false));
     }
 
-    fn reload(&mut self, what: What) {
-        if !self.running.insert(what.clone()) {
-            self.again.insert(what);
+    /// Try again what is wrong, where that costs little.
+    async fn try_again(&mut self) {
+        let serving = self.reloader.serving().await;
+        let is_cheap = |what: &What| match what {
+            None => true,
+            Some(key) => serving
+                .handlers
+                .get(key)
+                .is_some_and(|loaded| matches!(loaded.handler.config.plugin, PluginRef::Wasm(_) | PluginRef::Script(_))),
+        };
+        let wrong: Vec<_> = self.wrong.iter().filter(|(what, wrong)| wrong.said && is_cheap(what)).map(|(what, _)| what.clone()).collect();
+        for what in wrong {
+            let inputs = self.inputs_of(&what).await;
+            self.reload(what, inputs, false);
+        }
+    }
+
+    fn reload(&mut self, what: What, inputs: Inputs, is_again: bool) {
+        if let Some(running) = self.running.get_mut(&what) {
+            running.again = !running.is_again;
             return;
         }
+        self.running.insert(what.clone(), Running { inputs, is_again, again: false });
         let reloader = self.reloader.clone();
         self.reloading.spawn(async move {
             let outcome = match &what {
@@ -248,17 +293,20 @@ impl Watching {
     }
 
     async fn reloaded(&mut self, what: What, outcome: Reloaded) {
-        self.running.remove(&what);
-        if self.again.remove(&what) {
+        let Some(running) = self.running.remove(&what) else { return };
+        if running.again {
             if !matches!(outcome, Reloaded::KeptOld { .. }) {
                 outcome.log("a changed file");
             }
-            self.reload(what);
+            let inputs = self.inputs_of(&what).await;
+            self.reload(what, inputs, true);
             return;
         }
         if matches!(outcome, Reloaded::KeptOld { .. }) {
-            let inputs = self.inputs_of(&what).await;
-            self.wrong.insert(what, Wrong { outcome, since: Instant::now(), said: false, inputs });
+            // What is still wrong as it was is not said anew.
+            let known = self.wrong.remove(&what).filter(|wrong| wrong.outcome == outcome);
+            let (since, said) = known.map_or((Instant::now(), false), |wrong| (wrong.since, wrong.said));
+            self.wrong.insert(what, Wrong { outcome, since, said, inputs: running.inputs });
             return;
         }
         outcome.log("a changed file");
@@ -285,8 +333,7 @@ impl Watching {
         spawn_blocking(move || loaded.inputs.again()).await.unwrap_or_default()
     }
 
-    /// The configuration's file, and every file of what it names that is not there or does not load: who mends that need not touch the
-    /// configuration.
+    /// The configuration's file.
     async fn config_inputs(&self, read_from: SystemTime) -> Inputs {
         let file = self.reloader.serving().await.config.file.clone();
         let files = std::iter::once(file.clone()).chain(file.canonicalize().ok().filter(|real| *real != file)).collect();
@@ -319,6 +366,18 @@ impl Watching {
         self.folders = watched;
     }
 }
+
+impl Wrong {
+    /// Whether one of these may be the file that is missing: it is where its files are.
+    fn may_be_mended_by(&self, paths: &BTreeSet<PathBuf>) -> bool {
+        paths
+            .iter()
+            .any(|path| self.inputs.concern(path) || path.extension().is_some_and(|extension| CODE.iter().any(|code| extension == *code)))
+    }
+}
+
+/// What files with code end in.
+const CODE: [&str; 6] = ["js", "mjs", "ts", "mts", "wasm", "toml"];
 
 async fn until(time: Option<Instant>) {
     match time {

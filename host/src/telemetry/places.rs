@@ -72,7 +72,9 @@ where
             _ => ("2", "debug"),
         };
         let time = jiff::Zoned::now().strftime("%H:%M:%S%.3f");
-        let text = format!("{}{}", said.message, said.fields);
+        // Ids and reasons are a guest's or a sender's: they must not speak to the terminal.
+        let text: String =
+            format!("{}{}", said.message, said.fields).chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
         if self.ansi {
             writeln!(writer, "\x1b[2m{time}\x1b[0m \x1b[{color}m{name}\x1b[0m {text}")?;
         } else {
@@ -121,7 +123,9 @@ impl Places {
         // What a message names is the guest's: nothing outside is shown.
         let (path, folder) = (path.canonicalize().ok()?, self.folder.canonicalize().ok()?);
         let inside = path.strip_prefix(&folder).ok()?;
-        if fs::metadata(&path).ok()?.len() > FILE || inside.starts_with("data") {
+        let hidden = inside.iter().any(|part| part.as_encoded_bytes().starts_with(b"."));
+        let meta = fs::metadata(&path).ok()?;
+        if !meta.is_file() || meta.len() > FILE || hidden || inside.starts_with("data") {
             return None;
         }
         let text = fs::read_to_string(&path).ok()?;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use koksmat_tests::{Folder, Inside, Process, TestHost, guests, process::koksmat, services, traffic::Traffic};
+use koksmat_tests::{Folder, Inside, Process, TestHost, guests, process::koksmat_with, services, traffic::Traffic};
 
 use super::{ANSWERED, ON, ask, says};
 
@@ -128,11 +128,12 @@ async fn many_plugins_start_from_the_cache_in_a_moment_and_cost_little() {
         }
         folder
     };
+    // Half of them and all of them: what a host takes anyway is in both.
     let mut seen = Vec::new();
-    for count in [1, plugins] {
+    for count in [plugins / 2, plugins] {
         let folder = with(count);
         folder.write();
-        let built = koksmat(folder.path(), &["build"]).await;
+        let built = koksmat_with(folder.path(), &["build"], &[], Duration::from_secs(600)).await;
         assert_eq!(built.code, Some(0), "{}", built.said());
         let began = Instant::now();
         let host = Process::start(&folder).await;
@@ -140,7 +141,7 @@ async fn many_plugins_start_from_the_cache_in_a_moment_and_cost_little() {
         seen.push((began.elapsed(), kib(host.pid(), "VmRSS")));
         host.stops_well().await;
     }
-    let (took, each) = (seen[1].0, (seen[1].1 as f64 - seen[0].1 as f64) / f64::from(plugins - 1));
+    let (took, each) = (seen[1].0, (seen[1].1 as f64 - seen[0].1 as f64) / f64::from(plugins - plugins / 2));
     println!("{plugins} plugins: ready after {took:?}, {each:.0} KiB resident each");
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(each < 300.0, "{each:.0} KiB");
