@@ -114,7 +114,7 @@ struct Watching {
 struct Running {
     /// The files as they were when it began.
     inputs: Inputs,
-    /// It began because they had changed during the one before. A build that changes its own folder would go on for ever.
+    /// It began because they had changed during the one before: a tool that writes in its own folder would be run for ever.
     is_again: bool,
     /// They have changed since.
     again: bool,
@@ -261,19 +261,23 @@ impl Watching {
 
     /// Try again what is wrong, where that costs little.
     async fn try_again(&mut self) {
-        let serving = self.reloader.serving().await;
-        let is_cheap = |what: &What| match what {
-            None => true,
-            Some(key) => serving
-                .handlers
-                .get(key)
-                .is_some_and(|loaded| matches!(loaded.handler.config.plugin, PluginRef::Wasm(_) | PluginRef::Script(_))),
-        };
-        let wrong: Vec<_> = self.wrong.iter().filter(|(what, wrong)| wrong.said && is_cheap(what)).map(|(what, _)| what.clone()).collect();
+        let wrong: Vec<_> = self.wrong.iter().filter(|(_, wrong)| wrong.said).map(|(what, _)| what.clone()).collect();
         for what in wrong {
-            let inputs = self.inputs_of(&what).await;
-            self.reload(what, inputs, false);
+            if !self.is_built_by_a_tool(&what).await {
+                let inputs = self.inputs_of(&what).await;
+                self.reload(what, inputs, false);
+            }
         }
+    }
+
+    /// Whether it is made by a tool that runs in its folder, and may write there.
+    async fn is_built_by_a_tool(&self, what: &What) -> bool {
+        let Some(key) = what else { return false };
+        let serving = self.reloader.serving().await;
+        serving
+            .handlers
+            .get(key)
+            .is_some_and(|loaded| matches!(loaded.handler.config.plugin, PluginRef::Cargo(_) | PluginRef::Command { .. }))
     }
 
     fn reload(&mut self, what: What, inputs: Inputs, is_again: bool) {
@@ -298,8 +302,8 @@ impl Watching {
             if !matches!(outcome, Reloaded::KeptOld { .. }) {
                 outcome.log("a changed file");
             }
-            let inputs = self.inputs_of(&what).await;
-            self.reload(what, inputs, true);
+            let (inputs, builds) = (self.inputs_of(&what).await, self.is_built_by_a_tool(&what).await);
+            self.reload(what, inputs, builds);
             return;
         }
         if matches!(outcome, Reloaded::KeptOld { .. }) {

@@ -39,7 +39,7 @@ async fn reload_after_reload_under_load_loses_nothing_fails_nothing_and_leaves_n
         let reply = koksmat_tests::host::request(&admin, "POST", &[("authorization", &bearer)], "".into()).await;
         longest = longest.max(began.elapsed());
         assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"applied".into()), "reload {reload}: {}", reply.text());
-        if reload == reloads / 20 {
+        if reload == (reloads / 2).min(50) {
             // Who has just begun has yet to fill what it keeps.
             rest(reloads).await;
             early = Some((kib(host.pid(), "VmRSS"), mappings(host.pid())));
