@@ -136,7 +136,7 @@ pub(crate) fn bare_handler(config: HandlerConfig, store: Arc<dyn Store>, stand_i
         outbound: Outbound::new(&[]),
         metrics: CallMetrics::of(&config.tenant, &config.name),
         config: Arc::new(config),
-        versions: Versions::of(Arc::new(code), Default::default()),
+        versions: Versions::of(Arc::new(code), false, Default::default()),
         queues: Arc::default(),
         store,
         heavy: AtomicBool::new(false),

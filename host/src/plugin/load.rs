@@ -235,7 +235,7 @@ impl Loader {
             outbound: Outbound::new(&config.grants.http),
             metrics: CallMetrics::of(&config.tenant, &config.name),
             config: Arc::new(config.clone()),
-            versions: Versions::of(code, self.decisions.clone()),
+            versions: Versions::of(code, config.pin_retries, self.decisions.clone()),
             queues: queues.clone(),
             store: self.store.clone(),
             heavy: AtomicBool::new(false),

@@ -74,8 +74,9 @@ pub(crate) struct Versions {
     candidate: ArcSwapOption<Candidate>,
     /// What the files say must not serve: it was rolled back, and something else serves.
     rejected: ArcSwapOption<String>,
-    /// The last ones that served, for retries that are pinned to them.
+    /// The last ones that served, if retries are pinned to them.
     earlier: Mutex<Vec<Arc<Code>>>,
+    pinned: bool,
     decisions: Decisions,
 }
 
@@ -132,12 +133,13 @@ impl Decisions {
 }
 
 impl Versions {
-    pub(crate) fn of(code: Arc<Code>, decisions: Decisions) -> Self {
+    pub(crate) fn of(code: Arc<Code>, pinned: bool, decisions: Decisions) -> Self {
         Self {
             serving: ArcSwap::new(code),
             candidate: ArcSwapOption::empty(),
             rejected: ArcSwapOption::empty(),
             earlier: Mutex::default(),
+            pinned,
             decisions,
         }
     }
@@ -232,7 +234,7 @@ impl Versions {
     }
 
     fn keep(&self, code: Arc<Code>) {
-        if code.pre.is_none() {
+        if code.pre.is_none() || !self.pinned {
             return;
         }
         let mut earlier = self.earlier();

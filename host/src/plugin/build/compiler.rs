@@ -1,35 +1,32 @@
-//! The threads that compile: they leave the processors to calls, and what is large keeps nobody waiting.
+//! Compiling leaves the processors to calls, and what is large keeps nobody waiting.
 
-use std::{sync::OnceLock, thread::available_parallelism};
+use std::thread::available_parallelism;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
 use wasmtime::Engine;
 
-/// What is larger is compiled on threads of its own, in bytes: Python's runtime takes ten seconds, and whoever is behind it in the line of a
-/// thread pool waits for all of it.
+/// What is larger takes seconds, in bytes.
 pub(super) const LARGE: usize = 2 << 20;
 
 /// How much compiling threads give way to others, in steps of `nice`.
 const GIVE_WAY: i32 = 5;
 
 /// The machine code of a component. Blocks until it is there.
+///
+/// On threads of its own, which end with it: in the line of a pool a small component would wait for all functions of a large one before it, and
+/// threads that stay keep what they had allocated, which is a lot.
 pub(super) fn compile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
-    static SMALL: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    static BIG: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    let (pool, name) = if component.len() > LARGE { (&BIG, "compile large") } else { (&SMALL, "compile") };
-    match pool.get_or_init(|| threads(name)) {
-        Some(pool) => pool.install(|| engine.precompile_component(component)),
-        // Without threads of its own it takes those there are.
-        None => engine.precompile_component(component),
-    }
-}
-
-fn threads(name: &'static str) -> Option<ThreadPool> {
     let threads = ThreadPoolBuilder::new()
         .num_threads(available_parallelism().map_or(1, |n| n.get()))
-        .thread_name(move |n| format!("{name} {n}"))
+        .thread_name(|n| format!("compile {n}"))
         .start_handler(|_| give_way());
-    threads.build().inspect_err(|error| tracing::warn!(%error, "no threads for compiling")).ok()
+    match threads.build() {
+        Ok(threads) => threads.install(|| engine.precompile_component(component)),
+        Err(error) => {
+            tracing::warn!(%error, "no threads for compiling: it is done with those there are");
+            engine.precompile_component(component)
+        }
+    }
 }
 
 /// On Linux each thread has a priority of its own; elsewhere it would be the whole process's.
