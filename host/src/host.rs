@@ -111,9 +111,9 @@ impl Host {
     }
 
     /// Which versions of the handlers serve and served.
-    pub async fn plugins(&self) -> Vec<Plugin> {
+    pub fn plugins(&self) -> Vec<Plugin> {
         match &self.running.reloader {
-            Some(reloader) => reloader.plugins().await,
+            Some(reloader) => reloader.plugins(),
             None => Vec::new(),
         }
     }
@@ -128,9 +128,9 @@ impl Host {
     }
 
     /// Have the new version of a handler serve that has a share of its calls, without waiting until it is known to be as good.
-    pub async fn promote(&self, handler: &str) -> Reloaded {
+    pub fn promote(&self, handler: &str) -> Reloaded {
         match &self.running.reloader {
-            Some(reloader) => reloader.promote(&(Tenant::default(), handler.to_owned())).await,
+            Some(reloader) => reloader.promote(&(Tenant::default(), handler.to_owned())),
             None => Reloaded::kept_old("what serves here never changes"),
         }
     }

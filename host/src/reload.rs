@@ -5,15 +5,13 @@
 
 mod book;
 mod changes;
+mod versions;
 pub(crate) mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{self, Arc, PoisonError},
     thread::available_parallelism,
     time::Instant,
 };
@@ -34,9 +32,8 @@ use crate::{
     listener::Routes,
     pause::{Parts, Pauses},
     plugin::{
-        Compared, Ended, LoadError, Loader,
+        Ended, LoadError, Loader,
         load::{Loaded, Queues},
-        version::Decision,
     },
     store::Store,
     supervisor::{Member, Supervisor},
@@ -46,8 +43,10 @@ use crate::{
 
 pub use book::{Earlier, History, Rejected};
 pub use changes::{Change, Kind};
+pub use versions::{Beside, Plugin};
 
 pub(crate) use book::Book;
+pub(crate) use versions::recall;
 
 use changes::Side;
 
@@ -128,14 +127,17 @@ pub(crate) struct Reloader(Arc<Inner>);
 
 struct Inner {
     works: Works,
-    /// What serves. Held while that changes.
-    serving: Mutex<Serving>,
+    /// What serves.
+    serving: ArcSwap<Serving>,
     /// One reload of everything at a time.
     whole: Mutex<()>,
+    /// Whose turn it is to have something else serve; held while sources are drained.
+    turn: Mutex<()>,
+    /// Held, without waiting, while what serves is exchanged or one of its handlers goes to another version.
+    exchange: sync::Mutex<()>,
     /// Changes with what serves.
     generation: signal::Sender<u64>,
     closed: CancellationToken,
-    tries: AtomicU64,
 }
 
 /// What serves.
@@ -149,14 +151,15 @@ struct Serving {
 impl Reloader {
     /// A reloader of what serves since the boot.
     pub(crate) fn new(works: Works, config: Config, handlers: Handlers) -> Self {
-        let serving = Mutex::new(Serving { config: Arc::new(config), handlers, number: 1 });
+        let serving = ArcSwap::from_pointee(Serving { config: Arc::new(config), handlers, number: 1 });
         Self(Arc::new(Inner {
             works,
             serving,
             whole: Mutex::default(),
+            turn: Mutex::default(),
+            exchange: sync::Mutex::default(),
             generation: signal::Sender::new(1),
             closed: CancellationToken::new(),
-            tries: AtomicU64::new(0),
         }))
     }
 
@@ -176,7 +179,7 @@ impl Reloader {
 
     /// Read the configuration file again, and all that it names, and have that serve. `force`: though events wait that nobody would take.
     pub(crate) async fn reload(&self, force: bool) -> Reloaded {
-        let file = self.0.serving.lock().await.config.file.clone();
+        let file = self.serving().config.file.clone();
         if file.as_os_str().is_empty() {
             return Reloaded::kept_old("the host was not configured by a file: give it the configuration");
         }
@@ -191,8 +194,7 @@ impl Reloader {
     pub(crate) async fn reload_with(&self, config: Config, force: bool) -> Reloaded {
         let _whole = self.0.whole.lock().await;
         let began = Instant::now();
-        self.0.tries.fetch_add(1, Ordering::Relaxed);
-        let before = self.0.serving.lock().await.clone();
+        let before = self.serving();
         let fixed = changes::fixed(&before.config.host, &config.host);
         if !fixed.is_empty() {
             return Reloaded::KeptOld { reasons: fixed };
@@ -205,7 +207,8 @@ impl Reloader {
                 Err(errors) => return Reloaded::KeptOld { reasons: errors.iter().map(|error| reason(error, &before.handlers)).collect() },
             },
         };
-        let mut serving = self.0.serving.lock().await;
+        let _turn = self.0.turn.lock().await;
+        let serving = self.serving();
         // A handler whose code changed meanwhile may be newer than what was read here.
         let newer = |(key, loaded): ((Tenant, String), Loaded)| {
             let same = |now: &&Loaded| now.handler.config == loaded.handler.config && now.handler.queues == loaded.handler.queues;
@@ -214,25 +217,25 @@ impl Reloader {
             (key, loaded)
         };
         let handlers = handlers.into_iter().map(newer).collect();
-        self.apply(&mut serving, Arc::new(config), handlers, force, began).await
+        self.apply(&serving, Arc::new(config), handlers, force, began).await
     }
 
     /// Build one handler's code again, whose files have changed, and have it serve. Several can be built side by side.
     pub(crate) async fn reload_handler(&self, key: &(Tenant, String)) -> Reloaded {
         let began = Instant::now();
-        self.0.tries.fetch_add(1, Ordering::Relaxed);
-        let Serving { config, handlers, number } = self.0.serving.lock().await.clone();
-        let Some(before) = handlers.get(key) else { return Reloaded::Unchanged { generation: number } };
-        let (wanted, queues) = (before.handler.config.clone(), config.queues());
+        let serving = self.serving();
+        let Some(before) = serving.handlers.get(key) else { return Reloaded::Unchanged { generation: serving.number } };
+        let (wanted, queues) = (before.handler.config.clone(), serving.config.queues());
         let loaded = tokio::select! {
             biased;
             () = self.0.closed.cancelled() => return Reloaded::kept_old("the host stops"),
             loaded = load_one(&self.0.works.loader, &wanted, &queues, Some(before)) => match loaded {
                 Ok(loaded) => loaded,
-                Err(error) => return Reloaded::kept_old(reason(&error, &handlers)),
+                Err(error) => return Reloaded::kept_old(reason(&error, &serving.handlers)),
             },
         };
-        let mut serving = self.0.serving.lock().await;
+        let _turn = self.0.turn.lock().await;
+        let serving = self.serving();
         let now = serving.handlers.get(key).filter(|now| now.begun < loaded.begun && now.handler.config == wanted);
         if now.is_some() && *serving.config.queues() != *queues {
             return Reloaded::kept_old("the embedded queues have changed meanwhile");
@@ -244,21 +247,19 @@ impl Reloader {
         let mut handlers = serving.handlers.clone();
         handlers.insert(key.clone(), loaded);
         let config = serving.config.clone();
-        self.apply(&mut serving, config, handlers, false, began).await
+        self.apply(&serving, config, handlers, false, began).await
     }
 
     /// Swap what serves.
-    async fn apply(&self, serving: &mut Serving, config: Arc<Config>, handlers: Handlers, force: bool, began: Instant) -> Reloaded {
+    async fn apply(&self, serving: &Serving, config: Arc<Config>, handlers: Handlers, force: bool, began: Instant) -> Reloaded {
         let works = &self.0.works;
         let old = Side { config: &serving.config, handlers: &serving.handlers };
         let new = Side { config: &config, handlers: &handlers };
         let changes = changes::between(old, new);
         if changes.is_empty() {
             // What they were read from may be newer though it says the same.
-            serving.handlers = handlers;
-            serving.config = config;
-            self.0.generation.send_replace(serving.number);
-            return Reloaded::Unchanged { generation: serving.number };
+            let number = self.exchange(config, handlers, |number| number);
+            return Reloaded::Unchanged { generation: number };
         }
         if !force {
             match changes::left_behind(&*works.store, &serving.config, &config).await {
@@ -275,13 +276,6 @@ impl Reloader {
         for member in works.supervisor.stop(&sources, serving.config.host.drain_deadline).await {
             warnings.push(format!("`{member}` did not stop in time and was aborted: what it had not acknowledged comes again"));
         }
-        // What was decided about their versions while they were loaded holds.
-        for (key, loaded) in &handlers {
-            if let Some(now) = serving.handlers.get(key).filter(|now| !Arc::ptr_eq(&now.handler, &loaded.handler)) {
-                loaded.handler.versions.follow(&now.handler.versions, loaded.code.clone(), loaded.handler.config.canary.clone());
-            }
-        }
-        works.loader.forget_late(|key| handlers.get(key).is_some_and(|loaded| loaded.handler.versions.is_pending()));
         for member in &members.gone {
             match member {
                 Member::Source(tenant, name) => works.health.forget(tenant, name),
@@ -301,7 +295,7 @@ impl Reloader {
         works.pauses.change_parts(parts).await;
         works.letters.change_places(&config);
         works.settings.store(Arc::new(config.host.clone()));
-        works.generation.store(Arc::new(Generation::of(&config, handlers.values().map(|loaded| loaded.handler.clone()))));
+        let number = self.exchange(config.clone(), handlers, |number| number + 1);
         for member in works.supervisor.stop(&sinks, serving.config.host.drain_deadline).await {
             warnings.push(format!("the sink `{member}` did not stop in time: what it was publishing may be published twice"));
         }
@@ -316,134 +310,31 @@ impl Reloader {
             works.supervisor.start_sink(sink);
         }
         works.bell.ring_all();
-        warnings.extend(write_down(&works.book, &handlers));
-
-        *serving = Serving { config, handlers, number: serving.number + 1 };
-        self.0.generation.send_replace(serving.number);
+        let now = self.serving();
+        works.loader.forget_late(|key| now.handlers.get(key).is_some_and(|loaded| loaded.handler.versions.is_pending()));
+        warnings.extend(versions::write_down(&works.book, &now.handlers));
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Reloaded::Applied { generation: serving.number, changes, warnings, took_ms }
+        Reloaded::Applied { generation: number, changes, warnings, took_ms }
     }
 
-    /// Have an earlier version of a handler serve, and not what its files say, until they say something else. `version`: the beginning of a
-    /// digest; none: the last one that served before.
-    pub(crate) async fn roll_back(&self, key: &(Tenant, String), version: Option<&str>) -> Reloaded {
-        let began = Instant::now();
-        let mut serving = self.0.serving.lock().await;
-        let Some(loaded) = serving.handlers.get(key) else { return Reloaded::kept_old(format!("there is no handler `{}`", key.1)) };
-        let history = self.0.works.book.history(key).unwrap_or_default();
-        let Some(digest) = history.earlier_version(version) else {
-            let which = version.map_or_else(|| "earlier version".to_owned(), |version| format!("version {version}"));
-            return Reloaded::kept_old(format!("there is no {which} of `{}`: see `koksmat plugins`", key.1));
-        };
-        let versions = &loaded.handler.versions;
-        let code = match versions.at_hand(digest) {
-            Some(code) => code,
-            None => match self.0.works.loader.earlier(&loaded.handler.config, digest).await {
-                Ok(Some(code)) => code,
-                Ok(None) => {
-                    return Reloaded::kept_old(format!(
-                        "the code of {} is not in the cache any more: build it again",
-                        &digest[..digest.len().min(12)]
-                    ));
-                }
-                Err(error) => return Reloaded::kept_old(error.to_string()),
-            },
-        };
-        let was = versions.serving().digest.clone();
-        versions.go_back_to(code);
-        let what = vec![format!("rolled back: version {} serves (was {})", changes::short(digest), changes::short(&was))];
-        let change = Change { kind: Kind::Handler, name: key.1.clone(), what };
-        let reason = versions.rejected().map(|rejected| (rejected, "an operator rolled it back"));
-        let rejected = reason.as_ref().map(|(rejected, why)| (rejected.as_str(), *why));
-        let written = self.0.works.book.serves(key, digest, rejected);
-        self.bump(&mut serving, vec![change], not_written(written), began)
-    }
-
-    /// Have the new version of a handler serve that stands beside the old one.
-    pub(crate) async fn promote(&self, key: &(Tenant, String)) -> Reloaded {
-        let began = Instant::now();
-        let mut serving = self.0.serving.lock().await;
-        let Some(loaded) = serving.handlers.get(key) else { return Reloaded::kept_old(format!("there is no handler `{}`", key.1)) };
-        if !loaded.handler.versions.promote() {
-            return Reloaded::kept_old(format!("there is no new version of `{}` beside what serves", key.1));
-        }
-        let digest = loaded.handler.digest();
-        let change = Change {
-            kind: Kind::Handler,
-            name: key.1.clone(),
-            what: vec![format!("promoted: version {} serves", changes::short(&digest))],
-        };
-        let written = self.0.works.book.serves(key, &digest, None);
-        self.bump(&mut serving, vec![change], not_written(written), began)
-    }
-
-    fn bump(&self, serving: &mut Serving, changes: Vec<Change>, warnings: Vec<String>, began: Instant) -> Reloaded {
-        serving.number += 1;
-        self.0.generation.send_replace(serving.number);
-        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Reloaded::Applied { generation: serving.number, changes, warnings, took_ms }
-    }
-
-    /// Write down what is decided about new code, until told to stop.
-    pub(crate) async fn keep_book(self, stopping: CancellationToken) {
-        let decisions = self.0.works.loader.decisions();
-        let mut late = self.0.works.loader.late();
-        loop {
-            self.0.works.health.late(late.borrow_and_update().clone());
-            let decided = tokio::select! {
-                () = stopping.cancelled() => return,
-                decided = decisions.next() => decided,
-                Ok(()) = late.changed() => {
-                    self.0.works.bell.ring_all();
-                    continue;
-                }
-            };
-            for Decision { handler, of, old, new, rolled_back } in decided {
-                let mut serving = self.0.serving.lock().await;
-                let is_there = serving.handlers.get(&handler).is_some_and(|now| std::ptr::eq(Arc::as_ptr(&now.handler), of.as_ptr()));
-                if !is_there {
-                    continue;
-                }
-                let (old, new) = (&*old, &*new);
-                let (what, written) = match &rolled_back {
-                    None => (
-                        format!("promoted: version {} is as good as {} and serves", changes::short(new), changes::short(old)),
-                        self.0.works.book.serves(&handler, new, None),
-                    ),
-                    Some(why) => (
-                        format!("rolled back: version {} serves no more, {why}; version {} does", changes::short(new), changes::short(old)),
-                        self.0.works.book.serves(&handler, old, Some((new, why))),
-                    ),
-                };
-                let change = Change { kind: Kind::Handler, name: handler.1, what: vec![what] };
-                self.bump(&mut serving, vec![change], not_written(written), Instant::now()).log("the comparison of two versions");
+    /// From here on something else serves; its number.
+    fn exchange(&self, config: Arc<Config>, handlers: Handlers, number: impl Fn(u64) -> u64) -> u64 {
+        let _exchange = self.0.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.serving();
+        // What was decided about versions while these were loaded, and sources drained, holds.
+        for (key, loaded) in &handlers {
+            if let Some(now) = before.handlers.get(key).filter(|now| !Arc::ptr_eq(&now.handler, &loaded.handler)) {
+                loaded.handler.versions.follow(&now.handler.versions, loaded.code.clone(), loaded.handler.config.canary.clone());
             }
         }
-    }
-
-    /// What serves and what served of each handler.
-    pub(crate) async fn plugins(&self) -> Vec<Plugin> {
-        let serving = self.0.serving.lock().await.clone();
-        let plugin = |(key, loaded): (&(Tenant, String), &Loaded)| {
-            let (versions, history) = (&loaded.handler.versions, self.0.works.book.history(key).unwrap_or_default());
-            let code = versions.serving();
-            let beside = versions.candidate().map(|candidate| Beside {
-                digest: candidate.digest().to_string(),
-                calls: candidate.counts().calls(),
-                errors: candidate.counts().errors(),
-                compared: candidate.compared(),
-                since_ms: u64::try_from(candidate.since().elapsed().as_millis()).unwrap_or(u64::MAX),
-            });
-            Plugin {
-                handler: key.1.clone(),
-                plugin: loaded.handler.config.plugin.path().display().to_string(),
-                calls: code.counts.calls(),
-                errors: code.counts.errors(),
-                beside,
-                history,
-            }
-        };
-        serving.handlers.iter().map(plugin).collect()
+        let number = number(before.number);
+        if number != before.number {
+            let generation = Generation::of(&config, handlers.values().map(|loaded| loaded.handler.clone()));
+            self.0.works.generation.store(Arc::new(generation));
+        }
+        self.0.serving.store(Arc::new(Serving { config, handlers, number }));
+        self.0.generation.send_replace(number);
+        number
     }
 
     /// The number of what serves now, and a signal of its changes.
@@ -454,97 +345,14 @@ impl Reloader {
     /// Reload nothing any more. Returns when nothing is being changed.
     pub(crate) async fn close(&self, by: tokio::time::Instant) {
         self.0.closed.cancel();
-        if tokio::time::timeout_at(by, self.0.serving.lock()).await.is_err() {
+        if tokio::time::timeout_at(by, self.0.turn.lock()).await.is_err() {
             tracing::warn!("a reload was still going on when the host stopped");
         }
     }
 
-    async fn serving(&self) -> Serving {
-        self.0.serving.lock().await.clone()
+    fn serving(&self) -> Arc<Serving> {
+        self.0.serving.load_full()
     }
-}
-
-/// What serves of a handler, and what served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plugin {
-    /// The handler.
-    pub handler: String,
-    /// Where its code is.
-    pub plugin: String,
-    /// The calls of the version that serves, since this host has it.
-    pub calls: u64,
-    /// Those of them that failed.
-    pub errors: u64,
-    /// New code that has a share of the calls.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beside: Option<Beside>,
-    /// Which version serves, and which did.
-    #[serde(flatten)]
-    pub history: History,
-}
-
-/// New code beside what serves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Beside {
-    /// Its digest.
-    pub digest: String,
-    /// Its calls.
-    pub calls: u64,
-    /// Those of them that failed.
-    pub errors: u64,
-    /// For how long it has been there, in milliseconds.
-    pub since_ms: u64,
-    /// It serves nobody, and what it comes to is compared.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub compared: Option<Compared>,
-}
-
-/// Write down which versions serve. What went wrong.
-fn write_down(book: &Book, handlers: &Handlers) -> Vec<String> {
-    let serving = |(key, loaded): (&(Tenant, String), &Loaded)| {
-        let versions = &loaded.handler.versions;
-        (key.clone(), versions.serving().digest.clone(), versions.rejected())
-    };
-    let serving: Vec<_> = handlers.iter().map(serving).collect();
-    let all = serving
-        .iter()
-        .map(|(key, digest, rejected)| (key, &**digest, rejected.as_deref().map(|rejected| (rejected, "it was rolled back"))));
-    not_written(book.all_serve(all))
-}
-
-fn not_written(written: std::io::Result<()>) -> Vec<String> {
-    let failed = |error| format!("which version serves could not be written down, and the next start may not know it: {error}");
-    written.err().map(failed).into_iter().collect()
-}
-
-/// Have each handler serve what it served before the host stopped, where that is not what its files say: because an operator rolled that back,
-/// or because it was not known to be as good.
-pub(crate) async fn recall(loader: &Loader, book: &Book, handlers: &Handlers) {
-    for (key, loaded) in handlers {
-        let (versions, config) = (&loaded.handler.versions, &loaded.handler.config);
-        if let Some(history) = book.history(key).filter(|history| *history.serving != *loaded.digest) {
-            let rejected = history.rejected.as_ref().is_some_and(|rejected| *rejected.digest == *loaded.digest);
-            if rejected || config.canary.is_some() {
-                match loader.earlier(config, &history.serving).await {
-                    Ok(Some(code)) => {
-                        let new = versions.serving();
-                        versions.go_back_to(code);
-                        if let Some(canary) = config.canary.clone().filter(|_| !rejected) {
-                            versions.stand_beside(new, canary);
-                        }
-                    }
-                    Ok(None) => tracing::warn!(
-                        handler = key.1,
-                        "the version that served before is not in the cache any more: what the files say serves"
-                    ),
-                    Err(error) => {
-                        tracing::warn!(handler = key.1, %error, "the version that served before cannot serve: what the files say does")
-                    }
-                }
-            }
-        }
-    }
-    write_down(book, handlers).iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// Load all handlers of a configuration side by side, as many at a time as there is something to gain.

@@ -205,7 +205,7 @@ async fn what_takes_long_to_compile_holds_nobody_up_and_what_it_is_to_handle_wai
     host.settled().await;
     assert!(!late());
     assert_eq!(host.host.ledger().total.dead, 0);
-    let plugin = host.host.plugins().await.into_iter().find(|plugin| plugin.handler == "large").unwrap();
+    let plugin = host.host.plugins().into_iter().find(|plugin| plugin.handler == "large").unwrap();
     assert_eq!((plugin.calls, plugin.errors), (1, 0));
     host.stop().await;
 }

@@ -39,7 +39,7 @@ async fn reload(State(admin): State<Admin>, Query(How { force }): Query<How>) ->
 
 /// `GET /api/plugins`
 async fn plugins(State(admin): State<Admin>) -> Response {
-    json(StatusCode::OK, &admin.reloader.plugins().await)
+    json(StatusCode::OK, &admin.reloader.plugins())
 }
 
 /// To which version to go back.
@@ -58,7 +58,7 @@ async fn roll_back(State(admin): State<Admin>, Path(handler): Path<String>, Quer
 
 /// `POST /api/plugins/HANDLER/promote`
 async fn promote(State(admin): State<Admin>, Path(handler): Path<String>) -> Response {
-    let outcome = admin.reloader.promote(&(Tenant::default(), handler)).await;
+    let outcome = admin.reloader.promote(&(Tenant::default(), handler));
     outcome.log(BY);
     told(&outcome)
 }

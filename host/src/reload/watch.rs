@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Reloaded, Reloader};
-use crate::{config::PluginRef, plugin::inputs::Inputs, tenant::Tenant};
+use crate::{config::PluginRef, plugin::inputs::Inputs, task, tenant::Tenant};
 
 /// How long nothing must have happened before what changed is looked at: who writes several files writes them one after the other.
 const QUIET: Duration = Duration::from_millis(3);
@@ -194,7 +194,7 @@ impl Watching {
 
     /// Wait until whoever writes has written.
     async fn settle(&self) {
-        let serving = self.reloader.serving().await;
+        let serving = self.reloader.serving();
         let concerns = |path: &Path| self.config.concern(path) || serving.handlers.values().any(|loaded| loaded.inputs.concern(path));
         let at_most = Instant::now() + PATIENCE;
         loop {
@@ -218,7 +218,7 @@ impl Watching {
 
     /// Reload what has changed: of what was told, or of everything.
     async fn look(&mut self, told: Option<&Told>) {
-        let serving = self.reloader.serving().await;
+        let serving = self.reloader.serving();
         if !serving.config.host.watch {
             return;
         }
@@ -273,7 +273,7 @@ impl Watching {
     /// Whether it is made by a tool that runs in its folder, and may write there.
     async fn is_built_by_a_tool(&self, what: &What) -> bool {
         let Some(key) = what else { return false };
-        let serving = self.reloader.serving().await;
+        let serving = self.reloader.serving();
         serving
             .handlers
             .get(key)
@@ -287,11 +287,16 @@ impl Watching {
         }
         self.running.insert(what.clone(), Running { inputs, is_again, again: false });
         let reloader = self.reloader.clone();
-        self.reloading.spawn(async move {
-            let outcome = match &what {
+        let asked = what.clone();
+        let reloading = task::spawn("reload", async move {
+            match &asked {
                 None => reloader.reload(false).await,
                 Some(key) => reloader.reload_handler(key).await,
-            };
+            }
+        });
+        // It goes to its end though nobody watches any more.
+        self.reloading.spawn(async move {
+            let outcome = reloading.await.unwrap_or_else(|_| Reloaded::kept_old("the reload did not come to its end"));
             (what, outcome)
         });
     }
@@ -333,20 +338,20 @@ impl Watching {
     /// The files of what could not be loaded, as they are now.
     async fn inputs_of(&self, what: &What) -> Inputs {
         let Some(key) = what else { return self.config.clone() };
-        let Some(loaded) = self.reloader.serving().await.handlers.get(key).cloned() else { return Inputs::default() };
+        let Some(loaded) = self.reloader.serving().handlers.get(key).cloned() else { return Inputs::default() };
         spawn_blocking(move || loaded.inputs.again()).await.unwrap_or_default()
     }
 
     /// The configuration's file.
     async fn config_inputs(&self, read_from: SystemTime) -> Inputs {
-        let file = self.reloader.serving().await.config.file.clone();
+        let file = self.reloader.serving().config.file.clone();
         let files = std::iter::once(file.clone()).chain(file.canonicalize().ok().filter(|real| *real != file)).collect();
         spawn_blocking(move || Inputs::files(files, read_from)).await.unwrap_or_default()
     }
 
     /// Have the file system tell of the folders of everything that serves.
     async fn watch_folders(&mut self) {
-        let serving = self.reloader.serving().await;
+        let serving = self.reloader.serving();
         let config = self.config.clone();
         let wanted = spawn_blocking(move || {
             let inputs = serving.handlers.values().map(|loaded| &*loaded.inputs).chain([&config]);

@@ -60,14 +60,14 @@ async fn new_code_that_fails_is_rolled_back_and_its_events_are_handled_by_the_ol
     until("the new code to be rolled back", async || {
         let answer = host.post("/ask", &[], "").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "old"), "nobody notices");
-        let plugin = host.host.plugins().await.remove(0);
+        let plugin = host.host.plugins().remove(0);
         plugin
             .history
             .rejected
             .map(|rejected| assert!(rejected.why.contains("of its") && rejected.why.contains("calls failed"), "{}", rejected.why))
     })
     .await;
-    assert!(host.host.plugins().await[0].beside.is_none());
+    assert!(host.host.plugins()[0].beside.is_none());
     host.stop().await;
 }
 
@@ -83,7 +83,7 @@ async fn new_code_that_is_as_good_is_promoted() {
     until("the new code to be promoted", async || {
         let answer = ask(&host).await;
         both.borrow_mut().insert(answer);
-        host.host.plugins().await.remove(0).beside.is_none().then_some(())
+        host.host.plugins().remove(0).beside.is_none().then_some(())
     })
     .await;
     assert_eq!(both.into_inner().into_iter().collect::<Vec<_>>(), ["new", "old"]);
@@ -98,10 +98,10 @@ async fn an_operator_promotes_or_rolls_back_new_code_without_waiting() {
     let settings = format!("{ON}\ncanary = {{ share = \"50%\", for = \"1h\" }}");
     let host =
         TestHost::start(Folder::new().host("watch = false").toml(ANSWERED).script("answer", "answer.js", &says("one"), &settings)).await;
-    assert_eq!(kept_old(&host.host.promote("answer").await), "there is no new version of `answer` beside what serves");
+    assert_eq!(kept_old(&host.host.promote("answer")), "there is no new version of `answer` beside what serves");
     write(host.folder.join("answer.js"), &says("two"));
     reload(&host).await;
-    applied(&host.host.promote("answer").await);
+    applied(&host.host.promote("answer"));
     for _ in 0..10 {
         assert_eq!(ask(&host).await, "two");
     }
@@ -155,7 +155,7 @@ async fn new_code_in_the_shadow_changes_nothing_and_is_compared_with_what_serves
     };
     let compared = async |at_least: u64| {
         until("the comparison", async || {
-            let compared = host.host.plugins().await.into_iter().find(|plugin| plugin.handler == "sum")?.beside?.compared?;
+            let compared = host.host.plugins().into_iter().find(|plugin| plugin.handler == "sum")?.beside?.compared?;
             (compared.same + compared.different >= at_least).then_some(compared)
         })
         .await
@@ -172,7 +172,7 @@ async fn new_code_in_the_shadow_changes_nothing_and_is_compared_with_what_serves
     assert_eq!((compared.different, host.folder.value("sum").as_deref()), (1, Some("6")), "what serves alone counts");
     assert!(compared.differences[0].ends_with(": another value of the key `sum`"), "{:?}", compared.differences);
     assert_eq!(host.host.ledger().total.done, 6, "a shadow is no call, and emits nothing");
-    applied(&host.host.promote("sum").await);
+    applied(&host.host.promote("sum"));
     publish(1).await;
     assert_eq!(host.folder.value("sum").as_deref(), Some("0"));
     host.stop().await;
