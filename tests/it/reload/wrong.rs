@@ -97,7 +97,7 @@ async fn the_command_tells_what_came_of_it_by_its_status_and_so_does_a_signal_in
     host.line("reload: kept old: handlers.answer: answer.js:1:27").await;
     write(folder.join("answer.js"), &says("three"));
     host.signal("HUP").await;
-    host.line("reload: applied").await;
+    host.line("reload: applied generation=3").await;
     assert_eq!(host.post("/ask", &[], "").await.text(), "three");
     host.stops_well().await;
 }
