@@ -4,7 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --locked -p koksmat
+# As users run it: the debug build takes five times as long.
+cargo build --locked -p koksmat -p embedding
+cargo build --locked --release -p koksmat
+export KOKSMAT_BIN="$PWD/target/release/koksmat"
 it() { tests/services/services.sh run cargo test --locked -p koksmat-tests --test it -- --test-threads=1 --nocapture "$@"; }
 
 KOKSMAT_TEST_CUTS=20000 it power_loss
