@@ -442,17 +442,20 @@ pub async fn build_handlers(config: &Config, built: impl Fn(&str, bool, Duration
     let loader = Arc::new(Loader::of(config, store)?);
     let mut problems = Vec::new();
     let at_once = std::thread::available_parallelism().map_or(2, |n| n.get());
-    let build = |handler: &HandlerConfig| {
+    let build = |(nth, handler): (usize, &HandlerConfig)| {
         let (loader, handler, started) = (&loader, handler.clone(), std::time::Instant::now());
-        async move { (loader.build(&handler).await, handler.name, started) }
+        async move { (nth, loader.build(&handler).await, handler.name, started) }
     };
-    let mut building = stream::iter(config.handlers.iter().map(build)).buffer_unordered(at_once);
-    while let Some((result, name, started)) = building.next().await {
+    let mut building = stream::iter(config.handlers.iter().enumerate().map(build)).buffer_unordered(at_once);
+    while let Some((nth, result, name, started)) = building.next().await {
         match result {
             Ok(ready) => built(&name, ready, started.elapsed()),
-            Err(error) => problems.push(error),
+            Err(error) => problems.push((nth, error)),
         }
     }
+    // What is wrong is told in the order of the file.
+    problems.sort_by_key(|(nth, _)| *nth);
+    let problems: Vec<_> = problems.into_iter().map(|(_, error)| error).collect();
     if problems.is_empty() { Ok(()) } else { Err(all_of(&problems)) }
 }
 

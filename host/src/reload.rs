@@ -359,16 +359,18 @@ impl Reloader {
 pub(crate) async fn load_all(loader: &Arc<Loader>, config: &Config, before: &Handlers) -> Result<Handlers, Vec<LoadError>> {
     let queues = config.queues();
     let at_once = available_parallelism().map_or(2, |n| n.get()) * 2;
-    let load = |handler: &HandlerConfig| {
+    let load = |(nth, handler): (usize, &HandlerConfig)| {
         let (key, handler, queues) = ((handler.tenant.clone(), handler.name.clone()), handler.clone(), &queues);
         async move {
             let loaded = load_one(loader, &handler, queues, before.get(&key)).await;
-            loaded.map(|loaded| (key, loaded))
+            (nth, loaded.map(|loaded| (key, loaded)))
         }
     };
-    let loaded: Vec<_> = stream::iter(config.handlers.iter().map(load)).buffer_unordered(at_once).collect().await;
+    let mut loaded: Vec<_> = stream::iter(config.handlers.iter().enumerate().map(load)).buffer_unordered(at_once).collect().await;
+    // What is wrong is told in the order of the file.
+    loaded.sort_by_key(|(nth, _)| *nth);
     let (mut handlers, mut errors) = (Handlers::new(), Vec::new());
-    for loaded in loaded {
+    for (_, loaded) in loaded {
         match loaded {
             Ok((key, loaded)) => drop(handlers.insert(key, loaded)),
             Err(error) => errors.push(error),

@@ -36,7 +36,7 @@ async fn a_malformed_configuration_is_told_all_at_once_with_places() {
         koksmat.toml:15:18: handlers.h.on[0].source: no source is called `nowhere`; expected `q`, `hook` or `emit`\n\
         koksmat.toml:16:11: handlers.h.timeout: expected a duration with its unit, such as `200ms`, `5s`, `2m`, `1h` or `7d`\n\
         koksmat.toml:17:1: handlers.h.attempts: unknown key; here may stand `plugin`, `build`, `on`, `atomic`, `timeout`, `memory`, `concurrency`, \
-        `order`, `retry`, `config`, `record` or `grants`";
+        `order`, `retry`, `config`, `record`, `grants`, `self-test`, `canary` or `retry-on`";
     assert_eq!(said, expected);
     assert!(!said.contains("hunter2"));
 }

@@ -112,7 +112,7 @@ impl Handler {
             return stand_in.call(call).await;
         }
         let (id, event) = (&call.id, call.event.id.as_str());
-        let log = CallLog::new(id.tenant.as_str().into(), id.handler.clone(), code.digest.clone(), event.into(), call.attempt);
+        let log = CallLog::new(id.tenant.as_str().into(), id.handler.clone(), event.into(), call.attempt);
         self.run_aside(code, call, log, Outside::Open).await.0
     }
 

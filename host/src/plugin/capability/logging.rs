@@ -35,7 +35,7 @@ struct Inner {
 #[derive(Debug)]
 enum To {
     /// Into the host's log.
-    Host { tenant: Arc<str>, handler: Arc<str>, plugin: Arc<str>, event: Arc<str>, attempt: u32 },
+    Host { tenant: Arc<str>, handler: Arc<str>, event: Arc<str>, attempt: u32 },
     /// Nowhere: they are kept for whoever tries the handler.
     Kept(Mutex<Vec<LogLine>>),
 }
@@ -88,8 +88,8 @@ struct Budget {
 }
 
 impl CallLog {
-    pub(crate) fn new(tenant: Arc<str>, handler: Arc<str>, plugin: Arc<str>, event: Arc<str>, attempt: u32) -> Self {
-        Self::to(To::Host { tenant, handler, plugin, event, attempt })
+    pub(crate) fn new(tenant: Arc<str>, handler: Arc<str>, event: Arc<str>, attempt: u32) -> Self {
+        Self::to(To::Host { tenant, handler, event, attempt })
     }
 
     /// One whose messages are kept and go nowhere.
@@ -124,8 +124,8 @@ impl CallLog {
             budget.left -= cost;
         }
         let (message, context) = (clean(message), clean(context));
-        let (tenant, handler, plugin, event, attempt) = match &inner.to {
-            To::Host { tenant, handler, plugin, event, attempt } => (&**tenant, &**handler, &**plugin, &**event, *attempt),
+        let (tenant, handler, event, attempt) = match &inner.to {
+            To::Host { tenant, handler, event, attempt } => (&**tenant, &**handler, &**event, *attempt),
             To::Kept(lines) => {
                 let line = LogLine { level: level.into(), context, message };
                 lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -135,9 +135,9 @@ impl CallLog {
         macro_rules! line {
             ($level:ident) => {
                 if context.is_empty() {
-                    tracing::$level!(target: "koksmat::guest", tenant, handler, plugin, event, attempt, "{message}")
+                    tracing::$level!(target: "koksmat::guest", tenant, handler, event, attempt, "{message}")
                 } else {
-                    tracing::$level!(target: "koksmat::guest", tenant, handler, plugin, event, attempt, context = %context, "{message}")
+                    tracing::$level!(target: "koksmat::guest", tenant, handler, event, attempt, context = %context, "{message}")
                 }
             };
         }
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_a_call_may_log_is_bounded_and_the_rest_is_counted() {
-        let log = CallLog::new("t".into(), "h".into(), "v".into(), "e".into(), 1);
+        let log = CallLog::new("t".into(), "h".into(), "e".into(), 1);
         for _ in 0..10_000 {
             log.write(Level::Info, "", "");
         }
