@@ -216,7 +216,7 @@ async fn a_sender_that_waits_for_a_paused_handler_is_told_to_come_again() {
     host.host.pause(Part::Handler("one".into())).await.unwrap();
     let reply = host.post("/hook", &[], r#"{"id": "1"}"#).await;
     assert_eq!((reply.status, reply.headers["retry-after"].to_str().unwrap()), (503, "10"));
-    assert_eq!(reply.json()["detail"], "the handler is paused; send it again later");
+    assert_eq!(reply.json()["detail"], "the handler takes no calls now; send it again later");
     host.host.resume(Part::Handler("one".into())).await.unwrap();
     assert_eq!(host.post("/hook", &[], r#"{"id": "1"}"#).await.status, 204);
     let (folder, stopped) = host.stop().await;
