@@ -328,10 +328,9 @@ impl Reloader {
             }
         }
         let number = number(before.number);
-        if number != before.number {
-            let generation = Generation::of(&config, handlers.values().map(|loaded| loaded.handler.clone()));
-            self.0.works.generation.store(Arc::new(generation));
-        }
+        // Also where nothing is said to have changed: a handler that was still being compiled may have been linked anew.
+        let generation = Generation::of(&config, handlers.values().map(|loaded| loaded.handler.clone()));
+        self.0.works.generation.store(Arc::new(generation));
         self.0.serving.store(Arc::new(Serving { config, handlers, number }));
         self.0.generation.send_replace(number);
         number
