@@ -64,7 +64,8 @@ async fn reload_after_reload_under_load_loses_nothing_and_fails_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reload_after_reload_leaves_nothing_behind() {
     let reloads = u32::try_from(services::figure("KOKSMAT_TEST_RELOADS", 100)).unwrap();
-    let folder = Folder::new().host("watch = false\nconcurrency = 8").toml(ANSWERED).file("answer.wasm", guests::version(0)).handler(
+    let first = never_compiled();
+    let folder = Folder::new().host("watch = false\nconcurrency = 8").toml(ANSWERED).file("answer.wasm", guests::version(first)).handler(
         "answer",
         "answer.wasm",
         ON,
@@ -74,9 +75,9 @@ async fn reload_after_reload_leaves_nothing_behind() {
     let bearer = format!("Bearer {}", folder.token());
     let mut early = None;
     for n in 1..=reloads {
-        std::fs::write(folder.join("answer.wasm"), guests::version(n)).unwrap();
+        std::fs::write(folder.join("answer.wasm"), guests::version(first + n)).unwrap();
         reload(&host, &bearer).await;
-        assert_eq!(host.post("/ask", &[], "").await.text(), format!("koksmat-version-{n:08}"), "nothing by half");
+        assert_eq!(host.post("/ask", &[], "").await.text(), format!("koksmat-version-{:08}", first + n), "nothing by half");
         if n == 50 {
             rest(reloads).await;
             early = Some((kib(host.pid(), "VmRSS"), mappings(host.pid())));
@@ -90,6 +91,12 @@ async fn reload_after_reload_leaves_nothing_behind() {
     // What an allocator keeps of the last compile weighs less, the more there were.
     let kept = if reloads < FULL { 32.0 * 1024.0 } else { 0.0 };
     assert!(rss as f64 <= early_rss as f64 * 1.1 + kept, "resident: {early_rss} KiB then {rss} KiB");
+}
+
+/// The first of two thousand versions that no test compiled before: the cache is shared, and compiling is what is to be seen.
+fn never_compiled() -> u32 {
+    let second = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    u32::try_from(second % 40_000).unwrap() * 2_000 + 10_000
 }
 
 /// What is compiled beside is done, and allocators have given back what they give back: a minute for the large figure.
@@ -127,11 +134,9 @@ async fn what_is_saved_serves_in_a_moment() {
         assert_soon(file, &took, Duration::from_millis(50));
         host.stop().await;
     }
-    // One that was compiled by no test before: the cache is shared.
-    let seed =
-        u32::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() % 100_000).unwrap() * 1_000;
+    let first = never_compiled();
     let version = |n: usize| {
-        let number = seed + u32::try_from(n).unwrap();
+        let number = first + u32::try_from(n).unwrap();
         (guests::version(number), format!("koksmat-version-{number:08}"))
     };
     let host = TestHost::start(Folder::new().toml(ANSWERED).file("answer.wasm", version(0).0).handler("answer", "answer.wasm", ON)).await;
