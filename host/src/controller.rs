@@ -174,7 +174,8 @@ impl Controller {
     /// Count a delivery, find the handlers that want it, put its calls in line.
     fn receive(&mut self, delivery: Delivery, dispatcher: &mut Dispatcher, returning: bool) {
         self.ledgers.received(&delivery.origin);
-        if let Some(last) = self.last.as_ref().filter(|_| &*delivery.origin.source != EMIT) {
+        let comes_again = || matches!(&delivery.intake, Intake::Task(task) if task.attempts > 0);
+        if let Some(last) = self.last.as_ref().filter(|_| &*delivery.origin.source != EMIT && !comes_again()) {
             last.store(Some(Arc::new((delivery.origin.clone(), delivery.event.clone()))));
         }
         let generation = self.generation.load_full();

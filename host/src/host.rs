@@ -119,7 +119,7 @@ impl Host {
     }
 
     /// Have an earlier version of a handler serve, and not what its files say, until they say something else. `version`: the beginning of a
-    /// digest; none: the last one that served before. It holds for the next start too.
+    /// digest; none: what serves where new code stands beside it, else the last one that served before. It holds for the next start too.
     pub async fn roll_back(&self, handler: &str, version: Option<&str>) -> Reloaded {
         match &self.running.reloader {
             Some(reloader) => reloader.roll_back(&(Tenant::default(), handler.to_owned()), version).await,
@@ -142,8 +142,8 @@ impl Host {
         }
     }
 
-    /// Have the last event that came handled again by all that want it, as if it were a new one; its id. None: none came, or it was not
-    /// [remembered](HostBuilder::remember_last).
+    /// Have the last event that came handled again by all that want it, as if it were a new one; its id. None: none came, or the host is not
+    /// one [for development](HostBuilder::for_development).
     ///
     /// # Errors
     /// When the store fails.
@@ -174,8 +174,9 @@ impl HostBuilder {
         self
     }
 
-    /// Remember the last event that came, for [`Host::replay_last`].
-    pub fn remember_last(mut self) -> Self {
+    /// For whoever writes handlers: files are watched whatever the configuration says of that, and the last event that came is remembered for
+    /// [`Host::replay_last`].
+    pub fn for_development(mut self) -> Self {
         self.last = Some(Last::default());
         self
     }
@@ -325,6 +326,7 @@ async fn boot(
         store: store.clone(),
         settings: settings.clone(),
         own: own.iter().map(|(name, _, _)| name.clone()).collect(),
+        for_development: last.is_some(),
     };
     let reloader = Reloader::new(works, config.clone(), loaded);
     let admin = Admin {
@@ -381,6 +383,7 @@ async fn boot(
     let watch = watch_store(store.clone(), health.clone(), stopping.clone());
     let heed = pauses.clone().keep(stopping.clone());
     let keeper = takedown.task(task::spawn("store keeper", async { tokio::join!(keep, watch, heed).0 }));
+    takedown.task(task::spawn("metrics", telemetry::sort(stopping.clone())));
     health.enter(Phase::Running);
 
     Ok(Running {

@@ -12,12 +12,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{self, Arc, PoisonError},
-    thread::available_parallelism,
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
-use futures_util::{StreamExt, stream};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch as signal};
 use tokio_util::sync::CancellationToken;
@@ -119,6 +118,8 @@ pub(crate) struct Works {
     pub(crate) settings: Arc<ArcSwap<HostConfig>>,
     /// Names of the embedder's own sources.
     pub(crate) own: Vec<String>,
+    /// Files are watched whatever the configuration says.
+    pub(crate) for_development: bool,
 }
 
 /// Carries reloads out. Cheap to clone.
@@ -179,13 +180,15 @@ impl Reloader {
 
     /// Read the configuration file again, and all that it names, and have that serve. `force`: though events wait that nobody would take.
     pub(crate) async fn reload(&self, force: bool) -> Reloaded {
+        // First its turn: what is read before that may be old when it comes.
+        let _whole = self.0.whole.lock().await;
         let file = self.serving().config.file.clone();
         if file.as_os_str().is_empty() {
             return Reloaded::kept_old("the host was not configured by a file: give it the configuration");
         }
         let own: Vec<&str> = self.0.works.own.iter().map(String::as_str).collect();
         match Config::load_with_sources(&file, &own) {
-            Ok(config) => self.reload_with(config, force).await,
+            Ok(config) => self.reload_whole(config, force).await,
             Err(problems) => Reloaded::KeptOld { reasons: problems.errors.iter().map(ToString::to_string).collect() },
         }
     }
@@ -193,6 +196,11 @@ impl Reloader {
     /// Have this configuration serve.
     pub(crate) async fn reload_with(&self, config: Config, force: bool) -> Reloaded {
         let _whole = self.0.whole.lock().await;
+        self.reload_whole(config, force).await
+    }
+
+    /// To be called by whoever has the turn.
+    async fn reload_whole(&self, config: Config, force: bool) -> Reloaded {
         let began = Instant::now();
         let before = self.serving();
         let fixed = changes::fixed(&before.config.host, &config.host);
@@ -204,7 +212,10 @@ impl Reloader {
             () = self.0.closed.cancelled() => return Reloaded::kept_old("the host stops"),
             loaded = load_all(&self.0.works.loader, &config, &before.handlers) => match loaded {
                 Ok(handlers) => handlers,
-                Err(errors) => return Reloaded::KeptOld { reasons: errors.iter().map(|error| reason(error, &before.handlers)).collect() },
+                Err(errors) => {
+                    self.forget_late();
+                    return Reloaded::KeptOld { reasons: errors.iter().map(|error| reason(error, &before.handlers)).collect() };
+                }
             },
         };
         let _turn = self.0.turn.lock().await;
@@ -237,11 +248,8 @@ impl Reloader {
         let _turn = self.0.turn.lock().await;
         let serving = self.serving();
         let now = serving.handlers.get(key).filter(|now| now.begun < loaded.begun && now.handler.config == wanted);
-        if now.is_some() && *serving.config.queues() != *queues {
-            return Reloaded::kept_old("the embedded queues have changed meanwhile");
-        }
-        if now.is_none() {
-            // The configuration has changed meanwhile, or something newer serves.
+        if now.is_none() || *serving.config.queues() != *queues {
+            // The configuration has changed meanwhile, or something newer serves. What does was made from other files, so it is looked at again.
             return Reloaded::Unchanged { generation: serving.number };
         }
         let mut handlers = serving.handlers.clone();
@@ -264,7 +272,10 @@ impl Reloader {
         if !force {
             match changes::left_behind(&*works.store, &serving.config, &config).await {
                 Ok(left) if left.is_empty() => {}
-                Ok(left) => return Reloaded::KeptOld { reasons: left },
+                Ok(left) => {
+                    self.forget_late();
+                    return Reloaded::KeptOld { reasons: left };
+                }
                 Err(error) => return Reloaded::kept_old(format!("what waits in the store cannot be looked at: {error}")),
             }
         }
@@ -277,9 +288,8 @@ impl Reloader {
             warnings.push(format!("`{member}` did not stop in time and was aborted: what it had not acknowledged comes again"));
         }
         for member in &members.gone {
-            match member {
-                Member::Source(tenant, name) => works.health.forget(tenant, name),
-                Member::Sink(tenant, name) => works.health.forget_sink(&format!("{tenant}/{name}")),
+            if let Member::Source(tenant, name) = member {
+                works.health.forget(tenant, name);
             }
         }
         let paths: BTreeSet<String> = config.sources.iter().filter_map(SourceConfig::path).collect();
@@ -299,6 +309,11 @@ impl Reloader {
         for member in works.supervisor.stop(&sinks, serving.config.host.drain_deadline).await {
             warnings.push(format!("the sink `{member}` did not stop in time: what it was publishing may be published twice"));
         }
+        for member in &members.gone {
+            if let Member::Sink(tenant, name) = member {
+                works.health.forget_sink(&format!("{tenant}/{name}"));
+            }
+        }
         // A call that failed while its source was drained waits too.
         if let Ok(left) = changes::left_behind(&*works.store, &serving.config, &config).await {
             warnings.extend(left);
@@ -310,11 +325,17 @@ impl Reloader {
             works.supervisor.start_sink(sink);
         }
         works.bell.ring_all();
-        let now = self.serving();
-        works.loader.forget_late(|key| now.handlers.get(key).is_some_and(|loaded| loaded.handler.versions.is_pending()));
-        warnings.extend(versions::write_down(&works.book, &now.handlers));
+        self.forget_late();
+        warnings.extend(self.write_down());
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Reloaded::Applied { generation: number, changes, warnings, took_ms }
+    }
+
+    /// Who does not serve, or does by now, is compiled for nobody who waits.
+    fn forget_late(&self) {
+        let serving = self.serving();
+        let is_pending = |key: &(Tenant, String)| serving.handlers.get(key).is_some_and(|loaded| loaded.handler.versions.is_pending());
+        self.0.works.loader.forget_late(is_pending);
     }
 
     /// From here on something else serves; its number.
@@ -324,7 +345,9 @@ impl Reloader {
         // What was decided about versions while these were loaded, and sources drained, holds.
         for (key, loaded) in &handlers {
             if let Some(now) = before.handlers.get(key).filter(|now| !Arc::ptr_eq(&now.handler, &loaded.handler)) {
-                loaded.handler.versions.follow(&now.handler.versions, loaded.code.clone(), loaded.handler.config.canary.clone());
+                // A snapshot may have been made of it since it was loaded.
+                let wanted = loaded.handler.versions.at_hand(&loaded.digest).unwrap_or_else(|| loaded.code.clone());
+                loaded.handler.versions.follow(&now.handler.versions, wanted, loaded.handler.config.canary.clone());
             }
         }
         let number = number(before.number);
@@ -349,27 +372,29 @@ impl Reloader {
         }
     }
 
+    /// Whether what is saved serves without being asked for.
+    fn watches(&self) -> bool {
+        self.0.works.for_development || self.serving().config.host.watch
+    }
+
     fn serving(&self) -> Arc<Serving> {
         self.0.serving.load_full()
     }
 }
 
-/// Load all handlers of a configuration side by side, as many at a time as there is something to gain.
+/// Load all handlers of a configuration side by side.
 pub(crate) async fn load_all(loader: &Arc<Loader>, config: &Config, before: &Handlers) -> Result<Handlers, Vec<LoadError>> {
     let queues = config.queues();
-    let at_once = available_parallelism().map_or(2, |n| n.get()) * 2;
-    let load = |(nth, handler): (usize, &HandlerConfig)| {
+    let load = |handler: &HandlerConfig| {
         let (key, handler, queues) = ((handler.tenant.clone(), handler.name.clone()), handler.clone(), &queues);
         async move {
             let loaded = load_one(loader, &handler, queues, before.get(&key)).await;
-            (nth, loaded.map(|loaded| (key, loaded)))
+            loaded.map(|loaded| (key, loaded))
         }
     };
-    let mut loaded: Vec<_> = stream::iter(config.handlers.iter().enumerate().map(load)).buffer_unordered(at_once).collect().await;
-    // What is wrong is told in the order of the file.
-    loaded.sort_by_key(|(nth, _)| *nth);
     let (mut handlers, mut errors) = (Handlers::new(), Vec::new());
-    for (_, loaded) in loaded {
+    // In the order of the file, in which what is wrong is told.
+    for loaded in join_all(config.handlers.iter().map(load)).await {
         match loaded {
             Ok((key, loaded)) => drop(handlers.insert(key, loaded)),
             Err(error) => errors.push(error),

@@ -2,10 +2,11 @@
 
 mod places;
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
 use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::{
@@ -79,6 +80,18 @@ pub(crate) fn metrics() -> Option<PrometheusHandle> {
         Some(handle)
     };
     HANDLE.get_or_init(install).clone()
+}
+
+/// Sort what was measured into the histograms, until told to stop: unsorted, each call takes memory until somebody asks for the metrics.
+pub(crate) async fn sort(stopping: CancellationToken) {
+    let Some(metrics) = metrics() else { return };
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            _ = every_second.tick() => metrics.run_upkeep(),
+        }
+    }
 }
 
 /// The counters of one source, looked up once.

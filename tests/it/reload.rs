@@ -104,6 +104,62 @@ async fn a_component_that_is_replaced_serves() {
 }
 
 #[tokio::test]
+async fn what_a_command_is_made_from_is_watched_and_what_it_makes_serves() {
+    let command = "[\"sh\", \"-c\", \"grep -q . from.wasm && cp from.wasm made.wasm || { echo from.wasm:1: nothing there >&2; false; }\"]";
+    let build = format!("build = {{ command = {command}, output = \"source/made.wasm\" }}\n{ON}");
+    let folder = Folder::new().toml(ANSWERED).file("source/from.wasm", guests::version(1)).handler("answer", "source", &build);
+    let host = TestHost::start(folder).await;
+    assert_eq!(ask(&host).await, "koksmat-version-00000001");
+    std::fs::write(host.folder.join("source/from.wasm"), guests::version(2)).unwrap();
+    answers(&host, "koksmat-version-00000002").await;
+    // It fails: what was made before serves on, and the next save is tried.
+    write(host.folder.join("source/from.wasm"), "");
+    let reason = kept_old(&host.host.reload(false).await);
+    assert!(reason.contains("from.wasm:1: nothing there"), "{reason}");
+    assert_eq!(ask(&host).await, "koksmat-version-00000002");
+    std::fs::write(host.folder.join("source/from.wasm"), guests::version(3)).unwrap();
+    answers(&host, "koksmat-version-00000003").await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_tool_that_writes_in_its_own_folder_is_not_run_for_ever() {
+    let build = |writes: &str| {
+        let script = format!("echo >> ../built; echo {writes} > bindings.txt; cp from.wasm made.wasm");
+        format!("build = {{ command = [\"sh\", \"-c\", {script:?}], output = \"source/made.wasm\" }}\n{ON}")
+    };
+    let settings = build("the same");
+    let folder = Folder::new().toml(ANSWERED).file("source/from.wasm", guests::version(1)).handler("answer", "source", &settings);
+    let host = TestHost::start(folder).await;
+    let built = || std::fs::read_to_string(host.folder.join("built")).unwrap().len();
+    std::fs::write(host.folder.join("source/from.wasm"), guests::version(2)).unwrap();
+    answers(&host, "koksmat-version-00000002").await;
+    // It is known for what it is: what it writes is there already, and the same.
+    let rests = async || {
+        until("the tool to rest", async || {
+            let before = built();
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            (built() == before).then_some(before)
+        })
+        .await
+    };
+    let before = rests().await;
+    assert!(before <= 5, "{before} builds of two versions");
+    std::fs::write(host.folder.join("source/from.wasm"), guests::version(3)).unwrap();
+    answers(&host, "koksmat-version-00000003").await;
+    assert!(rests().await <= before + 2);
+
+    // Another file each time: it is built ever less often.
+    replace(&host, "echo the same", "echo $(date +%N)");
+    let changed = built();
+    until("some builds", async || (built() >= changed + 6).then_some(())).await;
+    let before = built();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(built() <= before + 2, "{} builds in five seconds", built() - before);
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_call_that_runs_ends_on_the_code_it_began_with() {
     let inside = Inside::start(Duration::from_secs(3600)).await;
     let slow = |what: &str| {

@@ -105,6 +105,11 @@ impl Client {
         socket::path(store).map(|socket| Self { socket, offline: None }).ok_or(ClientError::InMemory)
     }
 
+    /// Whether a host answers.
+    pub async fn runs(&self) -> bool {
+        self.connect().await.is_ok()
+    }
+
     /// The client of the host that runs this configuration, or, when none does, of its store: it is opened and locked as long as this lives.
     /// Without a host there are no queues to publish to and nothing to show the status of.
     ///
@@ -113,7 +118,7 @@ impl Client {
     pub async fn or_offline(config: &Config) -> Result<Self, ClientError> {
         let store = &config.host.store;
         let mut client = Self::of(store)?;
-        if client.connect().await.is_ok() {
+        if client.runs().await {
             return Ok(client);
         }
         let opened: Arc<dyn Store> = match store {

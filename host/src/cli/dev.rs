@@ -39,10 +39,9 @@ impl Dev {
         let host = loop {
             let seen = self.seen();
             let built = async {
-                let mut config = Config::load(&self.path).map_err(|problems| problems.to_string())?;
-                config.host.watch = true;
+                let config = Config::load(&self.path).map_err(|problems| problems.to_string())?;
                 warn(&config);
-                Host::builder().config(config).remember_last().build().await.map_err(|error| error.to_string())
+                Host::builder().config(config).for_development().build().await.map_err(|error| error.to_string())
             };
             let built = tokio::select! {
                 biased;
@@ -83,10 +82,13 @@ impl Dev {
 
     /// What decides whether it is worth another try: the files that a project has, and when they changed.
     fn seen(&self) -> Vec<(PathBuf, Option<std::time::SystemTime>)> {
-        let walk = ignore::WalkBuilder::new(self.folder()).require_git(false).max_depth(Some(6)).build();
-        let files = walk
-            .filter_map(Result::ok)
-            .filter(|entry| !entry.path().components().any(|part| part.as_os_str() == "data" || part.as_os_str() == "target"));
+        let is_made = |entry: &ignore::DirEntry| entry.depth() > 0 && (entry.file_name() == "data" || entry.file_name() == "target");
+        let walk = ignore::WalkBuilder::new(self.folder())
+            .require_git(false)
+            .max_depth(Some(6))
+            .filter_entry(move |entry| !is_made(entry))
+            .build();
+        let files = walk.filter_map(Result::ok);
         files.take(10_000).map(|entry| (entry.path().to_owned(), entry.metadata().ok().and_then(|meta| meta.modified().ok()))).collect()
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Plugins {
 
 impl Plugins {
     pub(crate) async fn run(self) -> Result<u8, Failure> {
-        let (_, client) = target::client(&self.path)?;
+        let client = target::running(&self.path).await?;
         let plugins = client.send(Request::get("/api/plugins")).await.map_err(target::failed)?;
         let plugins: Vec<Plugin> = serde_json::from_value(plugins).map_err(Failure::start)?;
         for plugin in plugins {
@@ -70,7 +70,7 @@ pub(crate) struct Rollback {
     /// A folder with a koksmat.toml, or a configuration file
     #[arg(default_value = ".")]
     path: PathBuf,
-    /// To which version, by the beginning of its digest; else to the last one that served before
+    /// To which version, by the beginning of its digest; else without the new code that stands beside, or to the last one that served before
     #[arg(long)]
     version: Option<String>,
 }
@@ -99,10 +99,8 @@ impl Promote {
 }
 
 async fn ask(path: &std::path::Path, handler: &str, what: &str, parameter: Option<(&str, String)>) -> Result<u8, Failure> {
-    let (config, client) = target::client(path)?;
-    if !config.handlers.iter().any(|known| known.name == handler) {
-        return Err(Failure::usage(format!("there is no handler `{handler}`")));
-    }
+    let client = target::running(path).await?;
+    let handler: String = url::form_urlencoded::byte_serialize(handler.as_bytes()).collect();
     let request = Request::post(&format!("/api/plugins/{handler}/{what}")).query(parameter);
     reload::told(&reload::outcome(&client, request).await?)
 }

@@ -22,8 +22,7 @@ pub(crate) struct Reload {
 
 impl Reload {
     pub(crate) async fn run(self) -> Result<u8, Failure> {
-        // A file that is wrong is not even sent for.
-        let (_, client) = target::client(&self.path)?;
+        let client = target::running(&self.path).await?;
         let request = Request::post("/api/reload").query([("force", self.force.to_string())]);
         told(&outcome(&client, request).await?)
     }

@@ -20,7 +20,7 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) async fn run(self) -> Result<u8, Failure> {
-        let (_, client) = target::client(&self.path)?;
+        let client = target::running(&self.path).await?;
         let status = client.send(Request::get("/api/status")).await.map_err(target::failed)?;
         if self.json {
             say(format_args!("{status}"));

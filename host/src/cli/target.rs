@@ -4,6 +4,7 @@ use std::path::Path;
 
 use koksmat::{
     Config,
+    config::StoreConfig,
     control::{Client, ClientError},
 };
 
@@ -15,6 +16,18 @@ pub(crate) fn client(path: &Path) -> Result<(Config, Client), Failure> {
     let config = Config::load(path)?;
     let client = Client::of(&config.host.store).map_err(Failure::start)?;
     Ok((config, client))
+}
+
+/// The same for what the host alone decides. One that runs goes on with what it had when its file was right, and is asked though that is wrong
+/// now, or refers to secrets that are not known here.
+pub(crate) async fn running(path: &Path) -> Result<Client, Failure> {
+    match Config::load(path) {
+        Ok(config) => Client::of(&config.host.store).map_err(Failure::start),
+        Err(problems) => match Client::of(&StoreConfig::beside(path)) {
+            Ok(client) if client.runs().await => Ok(client),
+            _ => Err(problems.into()),
+        },
+    }
 }
 
 /// A client of the host that runs this configuration; where none runs, of its store.

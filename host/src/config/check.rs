@@ -22,6 +22,8 @@ use super::{
 };
 use crate::tenant::Tenant;
 
+pub(super) use host::STORE;
+
 mod broker;
 mod handler;
 mod host;

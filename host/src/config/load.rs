@@ -1,9 +1,12 @@
 //! From a path to a checked configuration.
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    Config, Problem, Problems, Severity,
+    Config, Problem, Problems, Severity, StoreConfig,
     check::{self, Surroundings},
     document::place,
 };
@@ -25,8 +28,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it; see [`Problems`].
     pub fn load_with_sources(path: &Path, own: &[&str]) -> Result<Self, Problems> {
-        let path = path.strip_prefix(".").unwrap_or(path);
-        let file = if path.as_os_str().is_empty() || path.is_dir() { path.join(FILE) } else { path.to_owned() };
+        let file = file_of(path);
         let text = read(&file)?;
         let tenants = file.with_file_name("tenants").is_dir();
         check::config(&text, &file, Surroundings { env: &|name| env::var(name).ok(), own, tenants })
@@ -40,6 +42,28 @@ impl Config {
     pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
         check::config(text, file, Surroundings { env, own: &[], tenants: false })
     }
+}
+
+impl StoreConfig {
+    /// Where the store of a host is that was started from this path, as far as that can be told when the file is wrong now, or refers to what
+    /// is known to the host alone.
+    pub fn beside(path: &Path) -> Self {
+        let file = file_of(path);
+        let table = fs::read_to_string(&file).ok().and_then(|text| text.parse::<toml::Table>().ok());
+        let store = table.as_ref().and_then(|table| table.get("host")?.get("store")?.as_str());
+        let path = match store.and_then(|store| store.split_once(':')) {
+            Some(("sqlite", path)) => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
+            // Beside a store that is elsewhere a host keeps its own where its store would be.
+            _ => PathBuf::from(check::STORE),
+        };
+        Self::Sqlite(file.parent().unwrap_or(Path::new("")).join(path))
+    }
+}
+
+/// The configuration file that a path of the command line means.
+fn file_of(path: &Path) -> PathBuf {
+    let path = path.strip_prefix(".").unwrap_or(path);
+    if path.as_os_str().is_empty() || path.is_dir() { path.join(FILE) } else { path.to_owned() }
 }
 
 fn read(file: &Path) -> Result<String, Problems> {

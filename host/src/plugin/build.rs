@@ -14,9 +14,14 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
+    thread::available_parallelism,
 };
 
-use tokio::{runtime::Handle, sync::OnceCell, task::spawn_blocking};
+use tokio::{
+    runtime::Handle,
+    sync::{OnceCell, Semaphore},
+    task::spawn_blocking,
+};
 use wasmtime::component::Component;
 
 use crate::{config::PluginRef, plugin::Engine};
@@ -68,13 +73,25 @@ pub(crate) struct Builder {
     ticks: u64,
     runtime: OnceCell<Arc<Runtime>>,
     toolchain: cargo::Toolchain,
+    /// Whose turn it is to compile.
+    small: Semaphore,
+    large: Semaphore,
 }
 
 impl Builder {
     /// `ticks` of the engine's epoch bound a script's top level. What is begun on a blocking thread holds on to the engine, and so keeps
     /// its clock running, also when nobody waits for the result any more.
     pub(crate) fn new(engine: Engine, cache: Cache, ticks: u64) -> Self {
-        Self { engine, cache, ticks, runtime: OnceCell::new(), toolchain: cargo::Toolchain::from_env() }
+        let cores = available_parallelism().map_or(1, |n| n.get());
+        Self {
+            engine,
+            cache,
+            ticks,
+            runtime: OnceCell::new(),
+            toolchain: cargo::Toolchain::from_env(),
+            small: Semaphore::new(cores),
+            large: Semaphore::new(1),
+        }
     }
 
     /// Build what a handler names, or find it in the cache. A Rust crate and a build command always run: only their tools know what changed.
@@ -125,11 +142,15 @@ impl Builder {
     }
 
     /// Keep a component, to be found again by its version's digest when its file says something else.
-    pub(crate) fn keep_version(&self, digest: &str, component: &[u8]) {
-        let inputs = version_inputs(digest);
-        if !self.cache.has_component(&inputs) {
-            self.cache.keep_component(&inputs, component);
-        }
+    pub(crate) async fn keep_version(&self, built: &Built) {
+        let (cache, component, inputs) = (self.cache.clone(), built.component.clone(), version_inputs(&built.digest));
+        let keep = move || {
+            if !cache.has_component(&inputs) {
+                cache.keep_component(&inputs, &component);
+            }
+        };
+        // What cannot be kept is only missed when it is wanted.
+        let _ = spawn_blocking(keep).await;
     }
 
     /// The component of a version that was built before, by the digest of the component or of the script.
@@ -152,7 +173,15 @@ impl Builder {
     }
 
     /// The compiled form of a component: milliseconds from the cache, else about a second for a script.
+    ///
+    /// What is large takes hundreds of megabytes while it is compiled, so there is one of that at a time; and what others wait for to be
+    /// compiled is there when their turn comes, if it is the same.
     pub(crate) async fn compile(&self, built: &Built) -> Result<Component, BuildError> {
+        let turns = if built.component.len() > compiler::LARGE { &self.large } else { &self.small };
+        let _turn = match self.is_compiled(built) {
+            true => None,
+            false => turns.acquire().await.ok(),
+        };
         let (engine, cache, built) = (self.engine.clone(), self.cache.clone(), built.clone());
         spawn_blocking(move || cache.compile(engine.wasmtime(), &built.digest, || Ok(built.component))).await?
     }

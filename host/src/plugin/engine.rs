@@ -116,20 +116,22 @@ pub fn config(capacity: Capacity) -> Config {
 }
 
 fn pool(capacity: Capacity) -> PoolingAllocationConfig {
-    // An instance of a component is several core instances: the adapter and shims of a WASI component, two memories of some scripts.
-    const CORE_INSTANCES: u32 = 8;
+    // An instance of a component is several core instances: the adapter and shims of a WASI component, two memories of some scripts, and each
+    // library of a Python component, which are more than fifty. They are counted and nothing else, where memories and tables are set aside.
+    const CORE_INSTANCES: u32 = 64;
     const MEMORIES: u32 = 2;
+    const TABLES: u32 = 8;
     let pagemap = pagemap_is_safe();
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(capacity.instances)
         .total_core_instances(capacity.instances * CORE_INSTANCES)
         .total_memories(capacity.instances * MEMORIES)
-        .total_tables(capacity.instances * CORE_INSTANCES)
+        .total_tables(capacity.instances * TABLES)
         .total_stacks(capacity.instances)
-        .max_core_instances_per_component(CORE_INSTANCES * 4)
+        .max_core_instances_per_component(CORE_INSTANCES * 2)
         .max_memories_per_component(MEMORIES)
         .max_memories_per_module(1)
-        .max_tables_per_component(CORE_INSTANCES * 4)
+        .max_tables_per_component(TABLES * 4)
         .max_tables_per_module(4)
         .table_elements(20_000)
         .max_memory_size(capacity.memory)

@@ -11,6 +11,7 @@ use std::{
 };
 
 use ignore::WalkBuilder;
+use sha2::{Digest, Sha256};
 
 /// The most files of a folder that are looked at.
 const MAX_FILES: usize = 20_000;
@@ -32,6 +33,8 @@ pub(crate) struct Inputs {
     /// Folders with all that is in them, but for a file that is made of it.
     folders: Vec<(PathBuf, Option<PathBuf>)>,
     seen: BTreeMap<PathBuf, Option<Stamp>>,
+    /// What those hold that changed while they were read, as a digest.
+    young: BTreeMap<PathBuf, [u8; 32]>,
 }
 
 /// What the file system says of a file.
@@ -49,29 +52,39 @@ impl Inputs {
         Self { files, ..Self::default() }.see(read_from)
     }
 
-    /// A folder and all that is in it, but for what is made of it.
-    pub(crate) fn folder(folder: &Path, made: Option<&Path>, read_from: SystemTime) -> Self {
-        Self { folders: vec![(folder.to_owned(), made.map(Path::to_owned))], ..Self::default() }.see(read_from)
+    /// A folder and all that is in it, but for what is made of it. A tool that reads it may write there as well: what held the same already
+    /// when it was read `before` is what was read.
+    pub(crate) fn folder(folder: &Path, made: Option<&Path>, read_from: SystemTime, before: Option<&Self>) -> Self {
+        let mut folder = Self { folders: vec![(folder.to_owned(), made.map(Path::to_owned))], ..Self::default() };
+        folder.seen = folder.look();
+        for (path, stamp) in folder.seen.iter_mut().filter(|(_, stamp)| is_young(stamp.as_ref(), read_from)) {
+            let Some(content) = digest_of(path) else { continue };
+            if before.is_none_or(|before| before.young.get(path) != Some(&content)) {
+                *stamp = None;
+            }
+            folder.young.insert(path.clone(), content);
+        }
+        folder
     }
 
     fn see(mut self, read_from: SystemTime) -> Self {
         self.seen = self.look();
-        let uncertain = read_from.checked_sub(GRANULARITY).unwrap_or(read_from);
-        // A clock that was set back leaves stamps that will be young for long.
-        let future = SystemTime::now() + Duration::from_secs(1);
-        for stamp in self.seen.values_mut() {
-            // It changed while it was read, or just before: what was read is not sure to be this.
-            if stamp.as_ref().is_some_and(|stamp| stamp.is_since(uncertain) && !stamp.is_since(future)) {
-                *stamp = None;
-            }
+        for stamp in self.seen.values_mut().filter(|stamp| is_young(stamp.as_ref(), read_from)) {
+            *stamp = None;
         }
         self
     }
 
     /// Whether any of them is not as it was, is gone, or is new. Reads the file system.
     pub(crate) fn have_changed(&self) -> bool {
+        self.first_changed().is_some()
+    }
+
+    /// One that is not as it was.
+    pub(crate) fn first_changed(&self) -> Option<PathBuf> {
         let now = self.look();
-        self.seen != now
+        let gone = self.seen.keys().find(|path| !now.contains_key(*path)).cloned();
+        now.into_iter().find(|(path, stamp)| self.seen.get(path) != Some(stamp)).map(|(path, _)| path).or(gone)
     }
 
     /// The same files as they are now.
@@ -120,6 +133,20 @@ impl Stamp {
         let (seconds, nanoseconds) = self.changed.max(self.modified);
         (seconds, nanoseconds) >= (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()))
     }
+}
+
+/// Whether it changed while it was read, or just before: what was read is not sure to be this.
+fn is_young(stamp: Option<&Stamp>, read_from: SystemTime) -> bool {
+    let uncertain = read_from.checked_sub(GRANULARITY).unwrap_or(read_from);
+    // A clock that was set back leaves stamps that will be young for long.
+    let future = SystemTime::now() + Duration::from_secs(1);
+    stamp.is_some_and(|stamp| stamp.is_since(uncertain) && !stamp.is_since(future))
+}
+
+fn digest_of(file: &Path) -> Option<[u8; 32]> {
+    let mut digest = Sha256::new();
+    std::io::copy(&mut fs::File::open(file).ok()?, &mut digest).ok()?;
+    Some(digest.finalize().into())
 }
 
 fn is_of(path: &Path, folder: &Path, made: Option<&Path>) -> bool {
@@ -199,7 +226,7 @@ mod tests {
         fs::create_dir_all(at("src")).unwrap();
         fs::write(at("src/lib.rs"), "").unwrap();
         fs::write(at(".gitignore"), "*.o\n").unwrap();
-        let inputs = Inputs::folder(folder.path(), Some(&at("out.wasm")), settled());
+        let inputs = Inputs::folder(folder.path(), Some(&at("out.wasm")), settled(), None);
         fs::create_dir_all(at("target/debug")).unwrap();
         for made in ["target/debug/lib.d", "lib.o", "out.wasm"] {
             fs::write(at(made), "made").unwrap();
@@ -208,5 +235,23 @@ mod tests {
         assert!(!inputs.concern(&at("target/debug/lib.d")) && inputs.concern(&at("src/new.rs")));
         fs::write(at("src/new.rs"), "").unwrap();
         assert!(inputs.have_changed());
+    }
+
+    #[test]
+    fn what_a_tool_writes_again_as_it_was_is_no_change_and_anything_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("bindings.rs");
+        let build = |content: &str, before: Option<&Inputs>| {
+            let begun = SystemTime::now();
+            fs::write(&made, content).unwrap();
+            Inputs::folder(folder.path(), None, begun, before)
+        };
+        let first = build("one", None);
+        assert!(first.have_changed(), "nobody knows what was read");
+        let second = build("one", Some(&first));
+        assert!(!second.have_changed());
+        fs::write(&made, "mine").unwrap();
+        assert_eq!(second.first_changed().as_ref(), Some(&made));
+        assert!(build("two", Some(&second)).have_changed());
     }
 }

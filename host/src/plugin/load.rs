@@ -7,6 +7,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::available_parallelism,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -98,6 +99,8 @@ pub struct Loader {
     engine: Engine,
     /// How many loads were begun.
     begun: AtomicU64,
+    /// Whose turn it is to be loaded: as many at a time as there is something to gain.
+    loads: Semaphore,
     /// Whose turn it is to make a snapshot: they take all processors, and the next may be of no use any more when its turn comes.
     snapshots: Semaphore,
     decisions: Decisions,
@@ -170,12 +173,14 @@ impl Loader {
         let linker = link::linker(engine.wasmtime()).map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ticks = u64::try_from(TOP_LEVEL.as_millis() / TICK.as_millis()).unwrap_or(1);
         let builder = Builder::new(engine.clone(), Cache::open(cache_dir)?, ticks);
+        let at_once = available_parallelism().map_or(2, |n| n.get()) * 2;
         Ok(Self {
             linker,
             builder,
             store,
             engine,
             begun: AtomicU64::new(0),
+            loads: Semaphore::new(at_once),
             snapshots: Semaphore::new(1),
             decisions: Decisions::default(),
             late: watch::Sender::default(),
@@ -195,6 +200,7 @@ impl Loader {
         queues: &Queues,
         before: Option<&Loaded>,
     ) -> Result<Loaded, LoadError> {
+        let _turn = self.loads.acquire().await.ok();
         let begun = self.begun.fetch_add(1, Ordering::Relaxed);
         let Version { code, needs, inputs, then } = self.version(config, before).await?;
         let digest = code.digest.clone();
@@ -280,8 +286,8 @@ impl Loader {
             let built = self.built(config).await?;
             let inputs = match &config.plugin {
                 PluginRef::Wasm(path) | PluginRef::Script(path) => files(path, Vec::new(), read_from).await,
-                PluginRef::Cargo(folder) => folder_of(folder, None, read_from).await,
-                PluginRef::Command { folder, output, .. } => folder_of(folder, Some(output), read_from).await,
+                PluginRef::Cargo(folder) => folder_of(folder, None, read_from, before).await,
+                PluginRef::Command { folder, output, .. } => folder_of(folder, Some(output), read_from, before).await,
             };
             let needs = check_built(config, &built)?;
             let code = match same(&built.digest) {
@@ -293,7 +299,7 @@ impl Loader {
                     return Ok(Version { code: code.into(), needs, inputs, then: Then::Component(built.into()) });
                 }
                 None => {
-                    self.builder.keep_version(&built.digest, &built.component);
+                    self.builder.keep_version(&built).await;
                     Arc::new(self.link(config, built, None).await?)
                 }
             };
@@ -389,9 +395,9 @@ async fn files(plugin: &Path, mut files: Vec<PathBuf>, read_from: SystemTime) ->
     looked(move || Inputs::files(files, read_from)).await
 }
 
-async fn folder_of(folder: &Path, made: Option<&Path>, read_from: SystemTime) -> Arc<Inputs> {
-    let (folder, made) = (folder.to_owned(), made.map(Path::to_owned));
-    looked(move || Inputs::folder(&folder, made.as_deref(), read_from)).await
+async fn folder_of(folder: &Path, made: Option<&Path>, read_from: SystemTime, before: Option<&Loaded>) -> Arc<Inputs> {
+    let (folder, made, before) = (folder.to_owned(), made.map(Path::to_owned), before.map(|before| before.inputs.clone()));
+    looked(move || Inputs::folder(&folder, made.as_deref(), read_from, before.as_deref())).await
 }
 
 async fn looked(look: impl FnOnce() -> Inputs + Send + 'static) -> Arc<Inputs> {
@@ -468,7 +474,7 @@ async fn compile_late(loader: Arc<Loader>, handler: Weak<Handler>, built: Built)
     let Some(config) = handler.upgrade().map(|handler| handler.config.clone()) else { return };
     let started = Instant::now();
     let digest = built.digest.clone();
-    loader.builder.keep_version(&digest, &built.component);
+    loader.builder.keep_version(&built).await;
     let linked = loader.link(&config, built, None).await;
     let Some(handler) = handler.upgrade().filter(|handler| handler.versions.has(&digest)) else {
         // Other code serves by now.

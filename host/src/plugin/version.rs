@@ -202,6 +202,13 @@ impl Versions {
         self.serving.store(code);
     }
 
+    /// Have what serves go on alone, though the files say what stands beside it. What stood there; none: there was nothing.
+    pub(crate) fn drop_candidate(&self) -> Option<Arc<Candidate>> {
+        let candidate = self.candidate.swap(None)?;
+        self.rejected.store(Some(Arc::new(candidate.digest().to_string())));
+        Some(candidate)
+    }
+
     /// The same for what the files say, though something else served before.
     pub(crate) fn stand_beside(&self, code: Arc<Code>, config: CanaryConfig) {
         self.rejected.store(None);

@@ -10,47 +10,82 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Book, Change, Handlers, History, Kind, Reloaded, Reloader, Serving, changes};
 use crate::{
-    plugin::{Compared, Loader, load::Loaded, version::Decision},
+    plugin::{
+        Compared, Loader,
+        load::Loaded,
+        version::{Decision, Versions},
+    },
     tenant::Tenant,
 };
 
+/// Why a version must not serve of which nobody knows why.
+const ROLLED_BACK: &str = "it was rolled back";
+
 impl Reloader {
     /// Have an earlier version of a handler serve, and not what its files say, until they say something else. `version`: the beginning of a
-    /// digest; none: the last one that served before.
+    /// digest; none: what serves where new code stands beside it, else the last one that served before.
     pub(crate) async fn roll_back(&self, key: &(Tenant, String), version: Option<&str>) -> Reloaded {
         let began = Instant::now();
+        if version.is_none()
+            && let Some(dropped) = self.drop_candidate(key, began)
+        {
+            return dropped;
+        }
         let serving = self.serving();
         let Some(loaded) = serving.handlers.get(key) else { return no_handler(key) };
         let history = self.0.works.book.history(key).unwrap_or_default();
-        let Some(digest) = history.earlier_version(version) else {
+        let versions = history.earlier_versions(version);
+        let Some(first) = versions.first() else {
             let which = version.map_or_else(|| "earlier version".to_owned(), |version| format!("version {version}"));
             return Reloaded::kept_old(format!("there is no {which} of `{}`: see `koksmat plugins`", key.1));
         };
-        let code = match loaded.handler.versions.at_hand(digest) {
-            Some(code) => code,
-            None => match self.0.works.loader.earlier(&loaded.handler.config, digest).await {
-                Ok(Some(code)) => code,
-                Ok(None) => {
-                    return Reloaded::kept_old(format!(
-                        "the code of {} is not in the cache any more: build it again",
-                        changes::short(digest)
-                    ));
-                }
-                Err(error) => return Reloaded::kept_old(error.to_string()),
-            },
+        // A script that was saved again at once may have served without having been made a component.
+        let mut found = None;
+        for digest in &versions {
+            found = match loaded.handler.versions.at_hand(digest) {
+                Some(code) => Some(code),
+                None => match self.0.works.loader.earlier(&loaded.handler.config, digest).await {
+                    Ok(code) => code,
+                    Err(error) => return Reloaded::kept_old(error.to_string()),
+                },
+            };
+            if found.is_some() {
+                break;
+            }
+        }
+        let Some(code) = found else {
+            return Reloaded::kept_old(format!(
+                "the code of {} is not in the cache: have its files say again what they said",
+                changes::short(first)
+            ));
         };
         let _exchange = self.exchanging();
         // Another handler of the name may serve by now.
         let serving = self.serving();
         let Some(loaded) = serving.handlers.get(key) else { return no_handler(key) };
         let versions = &loaded.handler.versions;
-        let was = versions.serving().digest.clone();
+        let (is, was) = (code.digest.clone(), versions.serving().digest.clone());
         versions.go_back_to(code);
-        let what = vec![format!("rolled back: version {} serves (was {})", changes::short(digest), changes::short(&was))];
-        let change = Change { kind: Kind::Handler, name: key.1.clone(), what };
-        let reason = versions.rejected().map(|rejected| (rejected, "an operator rolled it back"));
-        let rejected = reason.as_ref().map(|(rejected, why)| (rejected.as_str(), *why));
-        let written = self.0.works.book.serves(key, digest, rejected);
+        self.rolled_back(key, versions, format!("version {} serves (was {})", changes::short(&is), changes::short(&was)), began)
+    }
+
+    /// Have the new version of a handler serve nobody that stands beside the old one. None: there is no such.
+    fn drop_candidate(&self, key: &(Tenant, String), began: Instant) -> Option<Reloaded> {
+        let _exchange = self.exchanging();
+        let serving = self.serving();
+        let versions = &serving.handlers.get(key)?.handler.versions;
+        let dropped = versions.drop_candidate()?.digest().to_string();
+        let what =
+            format!("version {} serves alone (beside it was {})", changes::short(&versions.serving().digest), changes::short(&dropped));
+        Some(self.rolled_back(key, versions, what, began))
+    }
+
+    /// To be called while nothing else is exchanged.
+    fn rolled_back(&self, key: &(Tenant, String), versions: &Versions, what: String, began: Instant) -> Reloaded {
+        let rejected = versions.rejected();
+        let rejected = rejected.as_deref().map(|rejected| (rejected, "an operator rolled it back"));
+        let written = self.0.works.book.serves(key, &versions.serving().digest, rejected);
+        let change = Change { kind: Kind::Handler, name: key.1.clone(), what: vec![format!("rolled back: {what}")] };
         self.bump(vec![change], not_written(written), began)
     }
 
@@ -108,21 +143,26 @@ impl Reloader {
                 if !is_there {
                     continue;
                 }
-                let (old, new) = (&*old, &*new);
-                let (what, written) = match &rolled_back {
-                    None => (
-                        format!("promoted: version {} is as good as {} and serves", changes::short(new), changes::short(old)),
-                        self.0.works.book.serves(&handler, new, None),
-                    ),
-                    Some(why) => (
-                        format!("rolled back: version {} serves no more, {why}; version {} does", changes::short(new), changes::short(old)),
-                        self.0.works.book.serves(&handler, old, Some((new, why))),
-                    ),
+                let (old, new) = (changes::short(&old), changes::short(&new));
+                let what = match &rolled_back {
+                    None => format!("promoted: version {new} is as good as {old} and serves"),
+                    Some(why) => format!("rolled back: version {new} serves no more, {why}; version {old} does"),
                 };
+                // An operator may have decided otherwise since.
+                let Some(versions) = serving.handlers.get(&handler).map(|now| &now.handler.versions) else { continue };
+                let (digest, rejected) = (versions.serving().digest.clone(), versions.rejected());
+                let rejected = rejected.as_deref().map(|rejected| (rejected, rolled_back.as_deref().unwrap_or(ROLLED_BACK)));
+                let written = self.0.works.book.serves(&handler, &digest, rejected);
                 let change = Change { kind: Kind::Handler, name: handler.1, what: vec![what] };
                 self.bump(vec![change], not_written(written), Instant::now()).log("the comparison of two versions");
             }
         }
+    }
+
+    /// Write down which versions serve. What went wrong.
+    pub(super) fn write_down(&self) -> Vec<String> {
+        let _exchange = self.exchanging();
+        write_down(&self.0.works.book, &self.serving().handlers)
     }
 
     /// What serves and what served of each handler.
@@ -186,8 +226,7 @@ pub struct Beside {
     pub compared: Option<Compared>,
 }
 
-/// Write down which versions serve. What went wrong.
-pub(super) fn write_down(book: &Book, handlers: &Handlers) -> Vec<String> {
+fn write_down(book: &Book, handlers: &Handlers) -> Vec<String> {
     let serving = |(key, loaded): (&(Tenant, String), &Loaded)| {
         let versions = &loaded.handler.versions;
         (key.clone(), versions.serving().digest.clone(), versions.rejected())

@@ -37,6 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often what is wrong is tried again though nothing has changed as far as anybody knows: what mends it may be anywhere.
 const AGAIN: Duration = Duration::from_secs(5);
+/// After so many builds of a handler, one right after the other, they wait for each other: its tool writes in its own folder.
+const RESTLESS: u32 = 3;
+/// How long at most.
+const CALM: Duration = Duration::from_secs(60);
 /// The most files that are remembered one by one.
 const MANY: usize = 10_000;
 
@@ -55,16 +59,17 @@ pub(crate) async fn watch(reloader: Reloader, stopping: CancellationToken) {
 /// What the file system told since the last time.
 #[derive(Default)]
 struct Told {
-    paths: BTreeSet<PathBuf>,
+    /// When something happened to them.
+    paths: BTreeMap<PathBuf, Instant>,
     /// More than can be remembered, or nobody knows which.
-    any: bool,
+    any: Option<Instant>,
     /// Files that were written to, and when; until they are closed.
     open: HashMap<PathBuf, Instant>,
-    last: Option<Instant>,
 }
 
 impl Told {
     fn take_in(&mut self, event: Event) -> bool {
+        let now = Instant::now();
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                 for path in &event.paths {
@@ -74,22 +79,23 @@ impl Told {
             // Whoever reads changes nothing.
             EventKind::Access(_) => return false,
             EventKind::Modify(notify::event::ModifyKind::Data(_)) if cfg!(target_os = "linux") => {
-                let now = Instant::now();
                 self.open.extend(event.paths.iter().map(|path| (path.clone(), now)));
             }
             _ => {}
         }
-        self.any |= event.need_rescan() || self.paths.len() > MANY;
-        if !self.any {
-            self.paths.extend(event.paths);
+        if event.need_rescan() || self.paths.len() > MANY {
+            self.any = Some(now);
         }
-        self.last = Some(Instant::now());
+        if self.any.is_none() {
+            self.paths.extend(event.paths.into_iter().map(|path| (path, now)));
+        }
         true
     }
 
     /// Until when nothing is looked at: files that concern nobody are not waited for.
     fn wait_until(&self, concerns: impl Fn(&Path) -> bool) -> Option<Instant> {
-        let quiet = self.last.map(|last| last + QUIET);
+        let told = self.paths.iter().filter(|(path, _)| concerns(path)).map(|(_, told)| *told);
+        let quiet = told.chain(self.any).max().map(|last| last + QUIET);
         let open = self.open.iter().filter(|(path, _)| concerns(path));
         let closed = open.map(|(_, written)| *written + WRITING).max();
         quiet.max(closed)
@@ -107,6 +113,8 @@ struct Watching {
     running: HashMap<What, Running>,
     /// What was wrong, and since when; said once it has stayed so.
     wrong: BTreeMap<What, Wrong>,
+    /// What is built by tools: how often it was, one build right after the other, and when it was last.
+    builds: HashMap<What, (u32, Instant)>,
     config: Inputs,
 }
 
@@ -114,6 +122,7 @@ struct Watching {
 struct Running {
     /// The files as they were when it began.
     inputs: Inputs,
+    began: Instant,
     /// It began because they had changed during the one before: a tool that writes in its own folder would be run for ever.
     is_again: bool,
     /// They have changed since.
@@ -124,6 +133,9 @@ struct Wrong {
     outcome: Reloaded,
     since: Instant,
     said: bool,
+    /// How often it came to that, and when it did last.
+    times: u32,
+    last: Instant,
     /// The files as they were then.
     inputs: Inputs,
 }
@@ -138,7 +150,7 @@ impl Watching {
                 let news = match event {
                     Ok(event) => told.take_in(event),
                     Err(_) => {
-                        told.any = true;
+                        told.any = Some(Instant::now());
                         true
                     }
                 };
@@ -158,6 +170,7 @@ impl Watching {
             reloading: JoinSet::new(),
             running: HashMap::new(),
             wrong: BTreeMap::new(),
+            builds: HashMap::new(),
             config: Inputs::default(),
         }
     }
@@ -195,7 +208,10 @@ impl Watching {
     /// Wait until whoever writes has written.
     async fn settle(&self) {
         let serving = self.reloader.serving();
-        let concerns = |path: &Path| self.config.concern(path) || serving.handlers.values().any(|loaded| loaded.inputs.concern(path));
+        let concerns = |path: &Path| {
+            let mends = || !self.wrong.is_empty() && is_code(path);
+            self.config.concern(path) || serving.handlers.values().any(|loaded| loaded.inputs.concern(path)) || mends()
+        };
         let at_most = Instant::now() + PATIENCE;
         loop {
             let until = self.told().wait_until(concerns).map(|until| until.min(at_most));
@@ -219,17 +235,22 @@ impl Watching {
     /// Reload what has changed: of what was told, or of everything.
     async fn look(&mut self, told: Option<&Told>) {
         let serving = self.reloader.serving();
-        if !serving.config.host.watch {
+        if !self.reloader.watches() {
             return;
         }
-        let may_have = |inputs: &Inputs| told.is_none_or(|told| told.any || told.paths.iter().any(|path| inputs.concern(path)));
+        let may_have = |inputs: &Inputs| told.is_none_or(|told| told.any.is_some() || told.paths.keys().any(|path| inputs.concern(path)));
         // What is wrong may be mended by a file that nobody knows of yet.
         let mended = |what: &What| {
-            told.is_some_and(|told| self.wrong.get(what).is_some_and(|wrong| told.any || wrong.may_be_mended_by(&told.paths)))
+            told.is_some_and(|told| {
+                self.wrong.get(what).is_some_and(|wrong| told.any.is_some() || wrong.may_be_mended_by(told.paths.keys()))
+            })
         };
         let mut looked_at: Vec<(What, Inputs, bool)> = Vec::new();
         for (key, loaded) in &serving.handlers {
             let what = Some(key.clone());
+            if self.is_restless(&what) {
+                continue;
+            }
             let inputs = match (self.running.get(&what), self.wrong.get(&what)) {
                 (Some(running), _) => &running.inputs,
                 (None, Some(wrong)) => &wrong.inputs,
@@ -245,23 +266,46 @@ impl Watching {
             looked_at.push((None, config, mended(&None)));
         }
         let changed = spawn_blocking(move || {
-            looked_at.retain(|(_, inputs, mended)| *mended || inputs.have_changed());
-            looked_at.into_iter().map(|(what, inputs, _)| (what, inputs.again())).collect::<Vec<_>>()
+            let changed = looked_at.into_iter().map(|(what, inputs, mended)| (inputs.first_changed(), what, inputs, mended));
+            let changed = changed.filter(|(file, _, _, mended)| *mended || file.is_some());
+            changed.map(|(file, what, inputs, _)| (what, inputs.again(), file)).collect::<Vec<_>>()
         });
         let Ok(changed) = changed.await else { return };
-        if changed.iter().any(|(what, _)| what.is_none()) {
+        if changed.iter().any(|(what, _, _)| what.is_none()) {
             self.config = self.config_inputs(SystemTime::now()).await;
             // It reads all that changed.
             let inputs = self.config.clone();
             self.reload(None, inputs, false);
             return;
         }
-        changed.into_iter().for_each(|(what, inputs)| self.reload(what, inputs, false));
+        for (what, inputs, file) in changed {
+            self.tell_restless(&what, file.as_deref());
+            self.reload(what, inputs, false);
+        }
     }
 
-    /// Try again what is wrong, where that costs little.
+    /// Whether it was built again and again, and is to wait.
+    fn is_restless(&self, what: &What) -> bool {
+        self.builds.get(what).is_some_and(|(times, last)| *times >= RESTLESS && last.elapsed() < calm(*times))
+    }
+
+    /// Say once why something is built again and again.
+    fn tell_restless(&self, what: &What, file: Option<&Path>) {
+        if let (Some((_, handler)), Some(file)) = (what, file)
+            && self.builds.get(what).is_some_and(|(times, _)| *times == 2 * RESTLESS)
+        {
+            tracing::warn!(
+                handler,
+                file = %file.display(),
+                "building it writes a file in its own folder, another one each time, so it is built again and again: have .gitignore name it"
+            );
+        }
+    }
+
+    /// Try again what is wrong, where that costs little, and less and less often.
     async fn try_again(&mut self) {
-        let wrong: Vec<_> = self.wrong.iter().filter(|(_, wrong)| wrong.said).map(|(what, _)| what.clone()).collect();
+        let is_due = |wrong: &Wrong| wrong.said && wrong.last.elapsed() + LOOK >= AGAIN * 2_u32.pow(wrong.times.min(4));
+        let wrong: Vec<_> = self.wrong.iter().filter(|(_, wrong)| is_due(wrong)).map(|(what, _)| what.clone()).collect();
         for what in wrong {
             if !self.is_built_by_a_tool(&what).await {
                 let inputs = self.inputs_of(&what).await;
@@ -285,7 +329,7 @@ impl Watching {
             running.again = !running.is_again;
             return;
         }
-        self.running.insert(what.clone(), Running { inputs, is_again, again: false });
+        self.running.insert(what.clone(), Running { inputs, began: Instant::now(), is_again, again: false });
         let reloader = self.reloader.clone();
         let asked = what.clone();
         let reloading = task::spawn("reload", async move {
@@ -303,19 +347,29 @@ impl Watching {
 
     async fn reloaded(&mut self, what: What, outcome: Reloaded) {
         let Some(running) = self.running.remove(&what) else { return };
-        if running.again {
+        let builds = self.is_built_by_a_tool(&what).await;
+        if builds {
+            let times = self
+                .builds
+                .get(&what)
+                .filter(|(times, last)| running.began < *last + calm(*times) + 2 * LOOK)
+                .map_or(0, |(times, _)| *times);
+            self.builds.insert(what.clone(), (times + 1, Instant::now()));
+        }
+        if running.again && !self.is_restless(&what) {
             if !matches!(outcome, Reloaded::KeptOld { .. }) {
                 outcome.log("a changed file");
             }
-            let (inputs, builds) = (self.inputs_of(&what).await, self.is_built_by_a_tool(&what).await);
+            let inputs = self.inputs_of(&what).await;
             self.reload(what, inputs, builds);
             return;
         }
         if matches!(outcome, Reloaded::KeptOld { .. }) {
             // What is still wrong as it was is not said anew.
             let known = self.wrong.remove(&what).filter(|wrong| wrong.outcome == outcome);
-            let (since, said) = known.map_or((Instant::now(), false), |wrong| (wrong.since, wrong.said));
-            self.wrong.insert(what, Wrong { outcome, since, said, inputs: running.inputs });
+            let now = Instant::now();
+            let (since, said, times) = known.map_or((now, false, 0), |wrong| (wrong.since, wrong.said, wrong.times + 1));
+            self.wrong.insert(what, Wrong { outcome, since, said, times, last: now, inputs: running.inputs });
             return;
         }
         outcome.log("a changed file");
@@ -373,20 +427,29 @@ impl Watching {
             }
         }
         self.folders = watched;
+        let serving = self.reloader.serving();
+        self.builds.retain(|what, _| what.as_ref().is_some_and(|key| serving.handlers.contains_key(key)));
     }
 }
 
 impl Wrong {
     /// Whether one of these may be the file that is missing: it is where its files are.
-    fn may_be_mended_by(&self, paths: &BTreeSet<PathBuf>) -> bool {
-        paths
-            .iter()
-            .any(|path| self.inputs.concern(path) || path.extension().is_some_and(|extension| CODE.iter().any(|code| extension == *code)))
+    fn may_be_mended_by<'a>(&self, mut paths: impl Iterator<Item = &'a PathBuf>) -> bool {
+        paths.any(|path| self.inputs.concern(path) || is_code(path))
     }
+}
+
+/// How long something waits that was built so often.
+fn calm(times: u32) -> Duration {
+    Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(times.saturating_sub(RESTLESS))).min(CALM)
 }
 
 /// What files with code end in.
 const CODE: [&str; 6] = ["js", "mjs", "ts", "mts", "wasm", "toml"];
+
+fn is_code(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| CODE.iter().any(|code| extension == *code))
+}
 
 async fn until(time: Option<Instant>) {
     match time {

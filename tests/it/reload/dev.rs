@@ -51,7 +51,8 @@ impl Dev {
 #[tokio::test]
 async fn a_day_of_a_developer() {
     let wrong = "export function handle(event) {\n  return event.id;;)\n}\n";
-    let folder = Folder::new().toml("[sources.hook]\nkind = \"webhook\"\npath = \"/hook\"\n");
+    // Here files are watched whatever the configuration says.
+    let folder = Folder::new().host("watch = false").toml("[sources.hook]\nkind = \"webhook\"\npath = \"/hook\"\n");
     let folder = folder.script("greet", "greet.js", wrong, "on = { source = \"hook\" }\nretry = { attempts = 1 }");
     folder.write();
     let mut dev = Dev::start(&folder);
@@ -66,8 +67,11 @@ async fn a_day_of_a_developer() {
     assert_eq!(reply.status, 202);
     dev.says("hello world").await;
 
+    let file = folder.join("koksmat.toml");
+    write(&file, &(std::fs::read_to_string(&file).unwrap() + "timeout = \"7s\"\n"));
+    dev.says("handler `greet`: its settings hold from now on").await;
     write(folder.join("greet.js"), &greet("throw new Error(\"lost the \" + event.text());"));
-    dev.says("reload: applied").await;
+    dev.says(" serves (was ").await;
     dev.type_in("r").await;
     let said = dev.says("lost the world").await;
     dev.says("3 |   throw new Error(\"lost the \" + event.text());").await;

@@ -1,9 +1,13 @@
-//! Sources are added, changed and removed, and the others do not notice.
+//! Sources and sinks are added, changed and removed, and the others do not notice.
 
 use koksmat::Event;
-use koksmat_tests::{Folder, TestHost, within};
+use koksmat_tests::{
+    Folder, TestHost,
+    rabbitmq::{Rabbitmq, URL, name},
+    until, within,
+};
 
-use super::{ANSWERED, COUNT, ON, append, applied, ask, replace, says};
+use super::{ANSWERED, COUNT, ON, append, applied, ask, kept_old, replace, says};
 
 #[tokio::test]
 async fn one_that_changes_is_drained_and_started_again_and_the_others_go_on() {
@@ -73,4 +77,53 @@ async fn a_paused_source_stays_paused_though_it_changes() {
     host.host.resume(koksmat::Part::Source("ask".into())).await.unwrap();
     assert_eq!(host.post("/asks", &[], "").await.text(), "one");
     host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_is_added_publishes_goes_on_elsewhere_when_it_changes_and_leaves_nothing_behind() {
+    let broker = Rabbitmq::connect().await;
+    let (first, second) = (name("first"), name("second"));
+    for queue in [&first, &second] {
+        broker.queue(queue, &[]).await;
+    }
+    let script = "import { emit } from \"koksmat\";\nexport function handle() { emit({ type: \"order.shipped\" }); return \"shipped\"; }\n";
+    let settings = format!("{ON}\ngrants = {{ emit = [\"order.*\"] }}");
+    let host = TestHost::start(Folder::new().host("watch = false").toml(ANSWERED).script("answer", "answer.js", script, &settings)).await;
+    let arrive = async |queue: &str, count: u32| {
+        until(&format!("{count} in {queue}"), async || (broker.count(queue).await == count).then_some(())).await;
+    };
+    assert_eq!(ask(&host).await, "shipped");
+    let sink = |queue: &str| {
+        format!(
+            "\n[sinks.shipped]\nkind = \"rabbitmq\"\nurl = \"{URL}\"\nrouting-key = \"{queue}\"\non = [{{ type = \"order.shipped\" }}]\n"
+        )
+    };
+    append(&host, &sink(&first));
+    assert_eq!(applied(&host.host.reload(false).await), ["sink `shipped`: added"]);
+    assert_eq!(ask(&host).await, "shipped");
+    arrive(&first, 1).await;
+
+    replace(&host, &first, &second);
+    let changes = applied(&host.host.reload(false).await);
+    assert!(changes.len() == 1 && changes[0].starts_with("sink `shipped`: changed"), "{changes:?}");
+    assert_eq!(ask(&host).await, "shipped");
+    arrive(&second, 1).await;
+
+    // What nobody would publish any more keeps it there: its queue is gone, so it waits.
+    broker.delete(&second).await;
+    assert_eq!(ask(&host).await, "shipped");
+    replace(&host, &sink(&second), "");
+    let reason = kept_old(&host.host.reload(false).await);
+    assert!(reason.contains("sink `shipped`"), "{reason}");
+    broker.queue(&second, &[]).await;
+    arrive(&second, 1).await;
+    host.settled().await;
+    assert_eq!(applied(&host.host.reload(false).await), ["sink `shipped`: removed"]);
+    assert_eq!(ask(&host).await, "shipped");
+    host.settled().await;
+    assert_eq!((broker.count(&first).await, broker.count(&second).await), (1, 1));
+    host.stop().await;
+    for queue in [&first, &second] {
+        broker.delete(queue).await;
+    }
 }

@@ -14,7 +14,7 @@ use crate::config::{
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
-const STORE: &str = "data/koksmat.db";
+pub(in crate::config) const STORE: &str = "data/koksmat.db";
 
 pub(super) fn check(check: &mut Check<'_>, node: Option<&Node<'_>>) -> HostConfig {
     let raw: raw::Host = node.and_then(|node| check.read(node.clone())).unwrap_or_default();

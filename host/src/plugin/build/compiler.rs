@@ -9,7 +9,7 @@ use wasmtime::Engine;
 pub(super) const LARGE: usize = 2 << 20;
 
 /// How much compiling threads give way to others, in steps of `nice`.
-const GIVE_WAY: i32 = 5;
+const GIVE_WAY: i32 = 19;
 
 /// The machine code of a component. Blocks until it is there.
 ///

@@ -150,13 +150,7 @@ async fn what_was_built_before_comes_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let (_script, plugin) = script("double.js", DOUBLE);
     let shared = builder();
-    let fresh = || Builder {
-        engine: ENGINE.clone(),
-        cache: Cache::open(folder.path()).unwrap(),
-        ticks: TICKS,
-        runtime: shared.runtime.clone(),
-        toolchain: cargo::Toolchain::from_env(),
-    };
+    let fresh = || Builder { runtime: shared.runtime.clone(), ..Builder::new(ENGINE.clone(), Cache::open(folder.path()).unwrap(), TICKS) };
     shared.runtime().await.unwrap();
     let script = shared.script(plugin.path()).await.unwrap();
     assert!(fresh().prebuilt(&script).await.unwrap().is_none());
