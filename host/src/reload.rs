@@ -18,7 +18,10 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, watch as signal};
+use tokio::{
+    sync::{Mutex, watch as signal},
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -186,8 +189,13 @@ impl Reloader {
         if file.as_os_str().is_empty() {
             return Reloaded::kept_old("the host was not configured by a file: give it the configuration");
         }
-        let own: Vec<&str> = self.0.works.own.iter().map(String::as_str).collect();
-        match Config::load_with_sources(&file, &own) {
+        let reloader = self.clone();
+        let read = spawn_blocking(move || {
+            let own: Vec<&str> = reloader.0.works.own.iter().map(String::as_str).collect();
+            Config::load_with_sources(&file, &own)
+        });
+        let Ok(read) = read.await else { return Reloaded::kept_old("the configuration could not be read") };
+        match read {
             Ok(config) => self.reload_whole(config, force).await,
             Err(problems) => Reloaded::KeptOld { reasons: problems.errors.iter().map(ToString::to_string).collect() },
         }
@@ -326,7 +334,7 @@ impl Reloader {
         }
         works.bell.ring_all();
         self.forget_late();
-        warnings.extend(self.write_down());
+        warnings.extend(self.write_down().await);
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Reloaded::Applied { generation: number, changes, warnings, took_ms }
     }

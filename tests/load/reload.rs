@@ -22,9 +22,8 @@ use koksmat::{Host, reload::Reloaded, source::memory::MemorySource};
 use koksmat_tests::{Folder, guests, kafka, rabbitmq, services};
 
 /// The binary's own.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
+#[path = "../../host/src/memory.rs"]
+mod memory;
 #[path = "reload/senders.rs"]
 mod senders;
 
@@ -36,6 +35,7 @@ const RELOADS: u32 = 100;
 const APART: Duration = Duration::from_millis(100);
 
 fn main() {
+    memory::return_from_time_to_time();
     let rounds = services::figure("KOKSMAT_BENCH_ROUNDS", 10);
     // What a sender does not get is seen by tasks that nobody joins.
     let say = std::panic::take_hook();

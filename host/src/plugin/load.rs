@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+};
 use wasmtime::component::Linker;
 
 use crate::{
@@ -93,7 +96,7 @@ pub enum LoadError {
 
 /// Loads handlers.
 pub struct Loader {
-    linker: Linker<Guest>,
+    linker: Arc<Linker<Guest>>,
     builder: Builder,
     store: Arc<dyn Store>,
     engine: Engine,
@@ -170,7 +173,7 @@ impl Loader {
     /// # Errors
     /// When the folder cannot be made or the engine has no linker for our world.
     pub fn new(engine: Engine, cache_dir: &Path, store: Arc<dyn Store>) -> anyhow::Result<Self> {
-        let linker = link::linker(engine.wasmtime()).map_err(|e| anyhow::anyhow!("{e:#}"))?;
+        let linker = Arc::new(link::linker(engine.wasmtime()).map_err(|e| anyhow::anyhow!("{e:#}"))?);
         let ticks = u64::try_from(TOP_LEVEL.as_millis() / TICK.as_millis()).unwrap_or(1);
         let builder = Builder::new(engine.clone(), Cache::open(cache_dir)?, ticks);
         let at_once = available_parallelism().map_or(2, |n| n.get()) * 2;
@@ -356,8 +359,14 @@ impl Loader {
     /// Compile and link. A script's snapshot is the same version as the script.
     async fn link(&self, config: &HandlerConfig, built: Built, script: Option<&Script>) -> Result<Code, LoadError> {
         let component = self.builder.compile(&built).await.map_err(|error| build_error(config, error))?;
-        contract::check(self.engine.wasmtime(), &component).map_err(|why| wrong_world(config, &why))?;
-        let pre = Linked::new(&self.linker, &component).map_err(|error| wrong_world(config, &format!("{error:#}")))?;
+        let (engine, linker) = (self.engine.clone(), self.linker.clone());
+        // Not on a thread that calls run on.
+        let linked = spawn_blocking(move || {
+            contract::check(engine.wasmtime(), &component)?;
+            Linked::new(&linker, &component).map_err(|error| format!("{error:#}"))
+        });
+        let linked = linked.await.unwrap_or_else(|error| Err(error.to_string()));
+        let pre = linked.map_err(|why| wrong_world(config, &why))?;
         let digest = script.map_or(built.digest.as_str(), |script| script.digest.as_str()).into();
         Ok(Code { pre: Some(pre), digest, positions: built.says.positions, script: None, counts: Default::default() })
     }
@@ -401,11 +410,11 @@ async fn folder_of(folder: &Path, made: Option<&Path>, read_from: SystemTime, be
 }
 
 async fn looked(look: impl FnOnce() -> Inputs + Send + 'static) -> Arc<Inputs> {
-    Arc::new(tokio::task::spawn_blocking(look).await.unwrap_or_default())
+    Arc::new(spawn_blocking(look).await.unwrap_or_default())
 }
 
 async fn unchanged(inputs: Arc<Inputs>) -> bool {
-    tokio::task::spawn_blocking(move || !inputs.have_changed()).await.unwrap_or(false)
+    spawn_blocking(move || !inputs.have_changed()).await.unwrap_or(false)
 }
 
 /// What a component uses that has to be granted, which is.

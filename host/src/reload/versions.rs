@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{Book, Change, Handlers, History, Kind, Reloaded, Reloader, Serving, changes};
@@ -159,10 +160,14 @@ impl Reloader {
         }
     }
 
-    /// Write down which versions serve. What went wrong.
-    pub(super) fn write_down(&self) -> Vec<String> {
-        let _exchange = self.exchanging();
-        write_down(&self.0.works.book, &self.serving().handlers)
+    /// Write down which versions serve. What went wrong. Not on a thread that calls run on: it waits for the disk.
+    pub(super) async fn write_down(&self) -> Vec<String> {
+        let reloader = self.clone();
+        let written = spawn_blocking(move || {
+            let _exchange = reloader.exchanging();
+            write_down(&reloader.0.works.book, &reloader.serving().handlers)
+        });
+        written.await.unwrap_or_default()
     }
 
     /// What serves and what served of each handler.
