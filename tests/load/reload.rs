@@ -7,7 +7,7 @@
 //! whose component is another one at every reload and was never compiled before. How long an event took is measured from the moment in which
 //! it was due, so that a sender who was held up counts too. Nothing may be lost, nothing fail, and every answer must be one of a version that
 //! served while it was waited for.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
 
 use std::{
     collections::BTreeMap,

@@ -25,6 +25,9 @@ use super::{HANDLERS, RATES, Seen};
 
 const BODY: &str = r#"{"sku":"TEA-0042","quantity":12,"price":7.25}"#;
 
+/// The most that wait to be sent to a broker or database that does not keep up.
+const MOST: usize = 10_000;
+
 /// Where each kind of event goes, for each of the handlers.
 pub(crate) struct Senders {
     pub(crate) memory: [MemorySender; 2],
@@ -90,11 +93,11 @@ impl Senders {
             });
             sending.add("rabbitmq", n, {
                 let to_publish = publisher(self.queues[n].clone(), &sending.waiting);
-                move |_| to_publish.send(()).unwrap()
+                move |_| to_publish.try_send(()).expect("RabbitMQ keeps up")
             });
             sending.add("rows", n, {
                 let to_insert = inserter(self.rows.clone(), handler, &sending.waiting);
-                move |_| to_insert.send(()).unwrap()
+                move |_| to_insert.try_send(()).expect("SQLite keeps up")
             });
         }
         sending
@@ -180,8 +183,8 @@ async fn post(client: &Client<HttpConnector, Full<Bytes>>, url: &str, token: &st
 }
 
 /// Publishes whatever there is to publish, and waits for all of it to be confirmed.
-fn publisher(queue: String, waiting: &TaskTracker) -> mpsc::UnboundedSender<()> {
-    let (to_publish, mut orders) = mpsc::unbounded_channel();
+fn publisher(queue: String, waiting: &TaskTracker) -> mpsc::Sender<()> {
+    let (to_publish, mut orders) = mpsc::channel(MOST);
     waiting.spawn(async move {
         let rabbitmq = rabbitmq::Rabbitmq::connect().await;
         let mut group = Vec::new();
@@ -194,22 +197,16 @@ fn publisher(queue: String, waiting: &TaskTracker) -> mpsc::UnboundedSender<()> 
 }
 
 /// Inserts whatever there is to insert, on a thread of its own.
-fn inserter(rows: PathBuf, table: &'static str, waiting: &TaskTracker) -> mpsc::UnboundedSender<()> {
-    let (to_insert, mut orders) = mpsc::unbounded_channel();
+fn inserter(rows: PathBuf, table: &'static str, waiting: &TaskTracker) -> mpsc::Sender<()> {
+    let (to_insert, mut orders) = mpsc::channel(MOST);
     waiting.spawn_blocking(move || {
         let mut connection = rusqlite::Connection::open(rows).unwrap();
         connection.busy_timeout(Duration::from_secs(30)).unwrap();
         connection.execute_batch("pragma synchronous = normal").unwrap();
-        let mut next = 0;
-        while orders.blocking_recv().is_some() {
-            // What comes meanwhile is committed with it.
-            std::thread::sleep(Duration::from_millis(10));
+        let (mut next, mut due) = (0, Vec::new());
+        while orders.blocking_recv_many(&mut due, MOST) > 0 {
             let group = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
-            let mut more = 1;
-            while orders.try_recv().is_ok() {
-                more += 1;
-            }
-            for _ in 0..more {
+            for () in due.drain(..) {
                 next += 1;
                 group.execute(&format!("insert into {table} (id) values (?1)"), [format!("{next:09}")]).unwrap();
             }
