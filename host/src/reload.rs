@@ -155,6 +155,7 @@ struct Serving {
 impl Reloader {
     /// A reloader of what serves since the boot.
     pub(crate) fn new(works: Works, config: Config, handlers: Handlers) -> Self {
+        works.loader.others_serve();
         let serving = ArcSwap::from_pointee(Serving { config: Arc::new(config), handlers, number: 1 });
         Self(Arc::new(Inner {
             works,

@@ -94,6 +94,11 @@ impl Builder {
         }
     }
 
+    /// From now on compiling gives way to calls.
+    pub(crate) fn others_serve(&self) {
+        self.cache.others_serve();
+    }
+
     /// Build what a handler names, or find it in the cache. A Rust crate and a build command always run: only their tools know what changed.
     ///
     /// Dropping the future ends the tools it started.

@@ -337,6 +337,11 @@ impl Loader {
         Ok(Some(Arc::new(Code { digest: digest.into(), ..code })))
     }
 
+    /// The handlers that were loaded so far serve, and loading others gives way to their calls.
+    pub(crate) fn others_serve(&self) {
+        self.builder.others_serve();
+    }
+
     /// Who serves by now, or is gone, is no longer waited for.
     pub(crate) fn forget_late(&self, is_waited_for: impl Fn(&(Tenant, String)) -> bool) {
         self.late.send_if_modified(|late| {

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Cache {
     max_size: u64,
     /// Bytes that were written since it was looked at how much there is: to look at every file for each that is written takes long where there are many.
     written: Arc<AtomicU64>,
+    /// There are calls that compiling has to give way to.
+    others_serve: Arc<AtomicBool>,
 }
 
 /// How much of the most may be written before it is looked at again, as a part of it.
@@ -63,7 +65,18 @@ impl Cache {
         let folder = folder.canonicalize().map_err(failed)?;
         make_private(&folder).map_err(|reason| BuildError::Cache { path: folder.clone(), reason })?;
         let key = host_key(&folder).map_err(|reason| BuildError::Cache { path: folder.clone(), reason })?;
-        Ok(Self { folder: folder.into(), key, max_size: MAX_SIZE, written: Arc::new(AtomicU64::new(u64::MAX)) })
+        Ok(Self {
+            folder: folder.into(),
+            key,
+            max_size: MAX_SIZE,
+            written: Arc::new(AtomicU64::new(u64::MAX)),
+            others_serve: Arc::default(),
+        })
+    }
+
+    /// From now on compiling gives way to calls.
+    pub(crate) fn others_serve(&self) {
+        self.others_serve.store(true, Ordering::Relaxed);
     }
 
     /// The component that was built from `inputs`, if it is here. `inputs` is a digest of everything it was built from.
@@ -99,7 +112,8 @@ impl Cache {
             return Ok(component);
         }
         let refused = |reason| BuildError::Engine { what: "the component cannot be compiled", reason };
-        let code = compiler::compile(engine, component()?.as_ref()).map_err(refused)?;
+        let others_serve = self.others_serve.load(Ordering::Relaxed);
+        let code = compiler::compile(engine, component()?.as_ref(), others_serve).map_err(refused)?;
         self.write(Kind::Compiled, &key, &code);
         // SAFETY: `code` is what this engine returned just now.
         unsafe { Component::deserialize(engine, &code) }.map_err(refused)
