@@ -179,8 +179,16 @@ async fn reload_again_and_again(host: &Host, folder: &Folder, seen: &Seen) -> Ve
 /// Wait until everything that was sent is handled; nothing of it failed, not even once.
 async fn handled(host: &Host, sent: &BTreeMap<String, usize>) {
     let done = |source: &str| host.ledger().sources.get(source).map_or(0, |counts| counts.done as usize);
-    koksmat_tests::until("everything to be handled", || async { sent.iter().all(|(source, sent)| done(source) >= *sent).then_some(()) })
-        .await;
+    let mut waited = Instant::now();
+    koksmat_tests::until("everything to be handled", || {
+        let missing: Vec<_> = sent.iter().filter(|(source, sent)| done(source) < **sent).collect();
+        if !missing.is_empty() && waited.elapsed() > Duration::from_secs(10) {
+            waited = Instant::now();
+            missing.iter().for_each(|(source, sent)| println!("{source}: {} of {sent} are handled", done(source)));
+        }
+        std::future::ready(missing.is_empty().then_some(()))
+    })
+    .await;
     let ledger = host.ledger();
     assert_eq!((ledger.total.dead, ledger.total.parked, ledger.total.returned), (0, 0, 0), "{ledger:?}");
     for (source, sent) in sent {

@@ -82,13 +82,13 @@ impl Senders {
                 }
             });
             sending.add("kafka", n, {
-                let producer: ThreadedProducer<DefaultProducerContext> = kafka::client().set("linger.ms", "5").create().unwrap();
+                let producer = Flushed(kafka::client().set("linger.ms", "5").create().unwrap());
                 let (topic, mut key) = (self.topics[n].clone(), 0_u32);
                 move |_| {
                     key += 1;
                     let key = key.to_string();
-                    producer.send(BaseRecord::to(&topic).key(&key).payload(BODY)).map_err(|(error, _)| error).unwrap();
-                    assert!(producer.in_flight_count() < 50_000, "the broker does not keep up");
+                    producer.0.send(BaseRecord::to(&topic).key(&key).payload(BODY)).map_err(|(error, _)| error).unwrap();
+                    assert!(producer.0.in_flight_count() < 50_000, "the broker does not keep up");
                 }
             });
             sending.add("rabbitmq", n, {
@@ -135,6 +135,15 @@ impl Sending {
         self.waiting.close();
         koksmat_tests::within("everything that was sent to be answered", self.waiting.wait()).await;
         sent
+    }
+}
+
+/// What it was given is with the broker when it is dropped.
+struct Flushed(ThreadedProducer<DefaultProducerContext>);
+
+impl Drop for Flushed {
+    fn drop(&mut self) {
+        self.0.flush(Duration::from_secs(20)).unwrap();
     }
 }
 
