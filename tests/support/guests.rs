@@ -72,3 +72,9 @@ pub fn version(number: u32) -> Vec<u8> {
     module[at..at + TEXT.len()].copy_from_slice(format!("koksmat-version-{number:08}").as_bytes());
     module
 }
+
+/// The first of two thousand [`version`]s that no test compiled before: the cache is shared, and compiling is what is to be seen.
+pub fn never_compiled() -> u32 {
+    let second = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    u32::try_from(second % 40_000).unwrap() * 2_000 + 10_000
+}

@@ -64,7 +64,7 @@ async fn reload_after_reload_under_load_loses_nothing_and_fails_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reload_after_reload_leaves_nothing_behind() {
     let reloads = u32::try_from(services::figure("KOKSMAT_TEST_RELOADS", 100)).unwrap();
-    let first = never_compiled();
+    let first = guests::never_compiled();
     let folder = Folder::new().host("watch = false\nconcurrency = 8").toml(ANSWERED).file("answer.wasm", guests::version(first)).handler(
         "answer",
         "answer.wasm",
@@ -91,12 +91,6 @@ async fn reload_after_reload_leaves_nothing_behind() {
     // What an allocator keeps of the last compile weighs less, the more there were.
     let kept = if reloads < FULL { 32.0 * 1024.0 } else { 0.0 };
     assert!(rss as f64 <= early_rss as f64 * 1.1 + kept, "resident: {early_rss} KiB then {rss} KiB");
-}
-
-/// The first of two thousand versions that no test compiled before: the cache is shared, and compiling is what is to be seen.
-fn never_compiled() -> u32 {
-    let second = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    u32::try_from(second % 40_000).unwrap() * 2_000 + 10_000
 }
 
 /// What is compiled beside is done, and allocators have given back what they give back: a minute for the large figure.
@@ -134,7 +128,7 @@ async fn what_is_saved_serves_in_a_moment() {
         assert_soon(file, &took, Duration::from_millis(50));
         host.stop().await;
     }
-    let first = never_compiled();
+    let first = guests::never_compiled();
     let version = |n: usize| {
         let number = first + u32::try_from(n).unwrap();
         (guests::version(number), format!("koksmat-version-{number:08}"))
