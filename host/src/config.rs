@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use schemars::JsonSchema;
@@ -52,6 +52,8 @@ pub struct Config {
     pub sinks: Vec<SinkConfig>,
     /// What looks wrong but does not keep the host from running.
     pub warnings: Vec<Problem>,
+    /// When the file began to be read: what was written to it since then is not in here.
+    pub read_from: SystemTime,
 }
 
 /// `[host]`.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -540,6 +540,7 @@ impl Default for Config {
             handlers: Vec::new(),
             sinks: Vec::new(),
             warnings: Vec::new(),
+            read_from: SystemTime::now(),
         }
     }
 }

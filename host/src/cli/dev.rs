@@ -16,6 +16,8 @@ use super::{Failure, run, warn};
 
 /// How often it is looked at whether something has changed while nothing runs.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long sources are given to take events before it is said that the host runs.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Run the host for whoever writes its handlers.
 #[derive(Debug, clap::Args)]
@@ -59,6 +61,8 @@ impl Dev {
                 }
             }
         };
+        // Who is told that it runs sends something. A source whose broker is away keeps nobody.
+        let _ = tokio::time::timeout(SOON, host.ready()).await;
         tracing::info!(listen = %host.listen_address(), "koksmat runs; what is saved serves. `r` and Enter: the last event again, `q`: stop");
         loop {
             tokio::select! {

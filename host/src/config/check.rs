@@ -8,7 +8,7 @@ use std::{
     fmt::Display,
     ops::RangeInclusive,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde::de::DeserializeOwned;
@@ -107,6 +107,7 @@ impl<'a> Check<'a> {
             handlers: handlers.into_iter().map(|handler| handler.config).collect(),
             sinks,
             warnings: Vec::new(),
+            read_from: SystemTime::now(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use super::{
@@ -28,10 +29,11 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it; see [`Problems`].
     pub fn load_with_sources(path: &Path, own: &[&str]) -> Result<Self, Problems> {
-        let file = file_of(path);
+        let (file, read_from) = (file_of(path), SystemTime::now());
         let text = read(&file)?;
         let tenants = file.with_file_name("tenants").is_dir();
-        check::config(&text, &file, Surroundings { env: &|name| env::var(name).ok(), own, tenants })
+        let config = check::config(&text, &file, Surroundings { env: &|name| env::var(name).ok(), own, tenants })?;
+        Ok(Self { read_from, ..config })
     }
 
     /// Check the text of a configuration. `file` is what problems call it and what relative paths are relative to; `env` is the

@@ -177,7 +177,7 @@ impl Watching {
 
     async fn run(mut self) {
         let mut generation = self.reloader.generation();
-        self.config = self.config_inputs(SystemTime::now()).await;
+        self.config = self.config_inputs(self.reloader.serving().config.read_from).await;
         self.watch_folders().await;
         // What has changed before anybody was told.
         let mut look = Instant::now();
