@@ -2,7 +2,7 @@
 //!
 //! `KOKSMAT_TEST_EVENTS` and `KOKSMAT_TEST_FAULTS` raise the figures, `KOKSMAT_TEST_SEED` repeats a run.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use koksmat_tests::{Fleet, witness::out_of_order};
 
@@ -25,10 +25,8 @@ struct Group {
 }
 
 impl Group {
-    async fn new(topic: &str, strategy: &'static str, count: usize) -> Self {
-        let group = Self { topic: Topic::create(topic, PARTITIONS).await, name: unique("g"), witness: Witness::start().await, strategy };
-        group.topic.produce(events(count)).await;
-        group
+    async fn new(topic: &str, strategy: &'static str) -> Self {
+        Self { topic: Topic::create(topic, PARTITIONS).await, name: unique("g"), witness: Witness::start().await, strategy }
     }
 
     /// The folder of a member.
@@ -57,8 +55,8 @@ impl Group {
     }
 }
 
-fn events(count: usize) -> impl Iterator<Item = (String, String)> {
-    (0..count).map(|n| (format!("key-{}", n % KEYS), (n / KEYS).to_string()))
+fn events(numbers: Range<usize>) -> impl Iterator<Item = (String, String)> {
+    numbers.map(|n| (format!("key-{}", n % KEYS), (n / KEYS).to_string()))
 }
 
 /// Key and number of each report, in the order in which they came.
@@ -73,15 +71,16 @@ fn numbers(heard: &[String]) -> impl Iterator<Item = (String, u64)> + '_ {
 async fn hosts_that_are_killed_stopped_and_added_lose_nothing_and_keep_the_order() {
     let (count, faults) = (services::figure("KOKSMAT_TEST_EVENTS", 20_000), services::figure("KOKSMAT_TEST_FAULTS", 6));
     let mut random = services::random();
-    let group = Group::new("faults", "cooperative-sticky", count).await;
+    let group = Group::new("faults", "cooperative-sticky").await;
     let witness = &group.witness;
     let mut fleet = Fleet::of(3, || group.member()).await;
     let between = count / (faults + 1);
     for fault in 1..=faults {
-        // Each fault meets work: the next one comes when some more was handled, with much left.
+        // Each fault meets work, however long the one before took: the next comes when half of what was sent meanwhile was handled.
         let before = witness.count();
+        group.topic.produce(events((fault - 1) * between..fault * between)).await;
         witness.hears(before + between / 2).await;
-        let left = count - witness.different();
+        let left = fault * between - witness.different();
         assert!(left > fleet.hosts() * IN_FLIGHT, "fault {fault} meets no work in flight: {left} events are left");
         fleet.fault(&mut random).await;
         println!(
@@ -92,6 +91,7 @@ async fn hosts_that_are_killed_stopped_and_added_lose_nothing_and_keep_the_order
         );
         group.committed_only_what_was_handled().await;
     }
+    group.topic.produce(events(faults * between..count)).await;
     let heard_all = witness.hears_all_within(count, Duration::from_secs(60) + Duration::from_millis(count as u64 * 10)).await;
     let (kills, stops) = (fleet.kills, fleet.stops);
     fleet.stop_all().await;
@@ -111,7 +111,8 @@ async fn hosts_that_are_killed_stopped_and_added_lose_nothing_and_keep_the_order
 async fn hosts_that_come_and_go_in_good_order_repeat_nothing() {
     for strategy in ["range", "cooperative-sticky", "consumer"] {
         let count = 2_000;
-        let group = Group::new("rebalance", strategy, count).await;
+        let group = Group::new("rebalance", strategy).await;
+        group.topic.produce(events(0..count)).await;
         let witness = &group.witness;
         let mut fleet = Fleet::of(1, || group.member()).await;
         witness.hears(200).await;
