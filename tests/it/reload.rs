@@ -123,6 +123,17 @@ async fn what_a_command_is_made_from_is_watched_and_what_it_makes_serves() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_is_saved_while_the_host_boots_serves() {
+    // The boot waits for what builds the handler, and that is when it is saved.
+    let build = "cp from.wasm made.wasm\ngrep -q /later ../koksmat.toml || sed -i 's|/ask|/later|' ../koksmat.toml\n";
+    let made = format!("build = {{ command = [\"sh\", \"build.sh\"], output = \"source/made.wasm\" }}\n{ON}");
+    let folder = Folder::new().toml(ANSWERED).file("source/from.wasm", guests::version(1)).file("source/build.sh", build);
+    let host = TestHost::start(folder.handler("answer", "source", &made)).await;
+    until("the path that was saved", async || (host.post("/later", &[], "").await.status == 200).then_some(())).await;
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_tool_that_writes_in_its_own_folder_is_not_run_for_ever() {
     let build = |writes: &str| {
         let script = format!("echo >> ../built; echo {writes} > bindings.txt; cp from.wasm made.wasm");
