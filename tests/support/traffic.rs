@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinSet;
@@ -174,23 +174,36 @@ impl Traffic {
         .await;
     }
 
-    /// Wait until everything that was accepted is handled: no task is due, every row is marked.
+    /// Wait until everything that was accepted is handled: no task is due, every row is marked. However much that is, something of it has to be
+    /// handled all the while.
     pub async fn handled(&self) {
+        let (mut least, mut since) = (usize::MAX, Instant::now());
+        loop {
+            let left = self.left();
+            if left == 0 {
+                return;
+            }
+            if left < least {
+                (least, since) = (left, Instant::now());
+            }
+            assert!(since.elapsed() < crate::PATIENCE, "waited {:?} in vain for any of {left} to be handled", crate::PATIENCE);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// How much of what was accepted is not handled yet.
+    fn left(&self) -> usize {
         let ids = |source: &str| self.accepted.lock().unwrap().by_source.get(source).cloned().unwrap_or_default();
-        crate::until("everything that was accepted to be handled", || async {
-            let rows = rusqlite::Connection::open(self.folder.join("rows.db")).unwrap();
-            rows.busy_timeout(Duration::from_secs(5)).unwrap();
-            let marked = "select row_key from koksmat_claims where done_at is not null";
-            let marked: BTreeSet<String> =
-                rows.prepare(marked).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-            let store = self.folder.store();
-            let window = "select substr(name, 5) from source_state where source = 'queried' and name like 'row/%'";
-            let window: BTreeSet<String> =
-                store.prepare(window).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-            let waiting: i64 = store.query_row("select count(*) from task where source <> 'clock'", [], |row| row.get(0)).unwrap();
-            (waiting == 0 && ids("claimed").is_subset(&marked) && ids("queried").is_subset(&window)).then_some(())
-        })
-        .await;
+        let rows = rusqlite::Connection::open(self.folder.join("rows.db")).unwrap();
+        rows.busy_timeout(Duration::from_secs(5)).unwrap();
+        let marked = "select row_key from koksmat_claims where done_at is not null";
+        let marked: BTreeSet<String> = rows.prepare(marked).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let store = self.folder.store();
+        let window = "select substr(name, 5) from source_state where source = 'queried' and name like 'row/%'";
+        let window: BTreeSet<String> =
+            store.prepare(window).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let waiting: i64 = store.query_row("select count(*) from task where source <> 'clock'", [], |row| row.get(0)).unwrap();
+        usize::try_from(waiting).unwrap() + ids("claimed").difference(&marked).count() + ids("queried").difference(&window).count()
     }
 
     /// After [`handled`](Self::handled) and a stop: each of its handlers handled every accepted event exactly once, and nothing was
