@@ -2,6 +2,7 @@
 
 mod dev;
 mod figures;
+mod saving;
 mod sources;
 mod versions;
 mod wrong;

@@ -38,7 +38,7 @@ impl Group {
                  \"partition.assignment.strategy\" = \"{strategy}\""
             ),
         };
-        told(folder(&self.name, &[&self.topic.name], &settings), &self.witness, TELL, "timeout = \"3s\"").host("concurrency = 16")
+        told(folder(&self.name, &[&self.topic.name], &settings), &self.witness, TELL, "timeout = \"20s\"").host("concurrency = 16")
     }
 
     /// The committed offsets are never past an event that nobody has handled.
