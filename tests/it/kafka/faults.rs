@@ -38,8 +38,7 @@ impl Group {
                  \"partition.assignment.strategy\" = \"{strategy}\""
             ),
         };
-        // Longer than a partition waits for its calls, which the host warns of: so a machine that stalls for seconds repeats nothing by itself.
-        told(folder(&self.name, &[&self.topic.name], &settings), &self.witness, TELL, "timeout = \"20s\"").host("concurrency = 16")
+        told(folder(&self.name, &[&self.topic.name], &settings), &self.witness, TELL, "timeout = \"3s\"").host("concurrency = 16")
     }
 
     /// The committed offsets are never past an event that nobody has handled.

@@ -82,8 +82,7 @@ impl Senders {
                 }
             });
             sending.add("kafka", n, {
-                // A request for each event would cost the broker more than all else here.
-                let producer = Flushed(kafka::client().set("linger.ms", "20").create().unwrap());
+                let producer = Flushed(kafka::client().set("linger.ms", "5").create().unwrap());
                 let (topic, mut key) = (self.topics[n].clone(), 0_u32);
                 move |_| {
                     key += 1;
