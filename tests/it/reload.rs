@@ -172,6 +172,38 @@ async fn a_tool_that_writes_in_its_own_folder_is_not_run_for_ever() {
 }
 
 #[tokio::test]
+async fn no_two_tools_work_in_one_folder_at_once() {
+    let script = "mkdir busy || echo >> ../overlaps; sleep 0.3; echo 1; cp from.wasm made.wasm; rmdir busy";
+    let settings = format!("build = {{ command = [\"sh\", \"-c\", {script:?}], output = \"source/made.wasm\" }}\n{ON}");
+    let folder = Folder::new().toml(ANSWERED).file("source/from.wasm", guests::version(1)).handler("answer", "source", &settings);
+    let host = TestHost::start(folder).await;
+    for version in 2..6 {
+        // The command that makes it changes, and while that runs, what it is made from does.
+        replace(&host, &format!("echo {}", version - 1), &format!("echo {version}"));
+        until("the reload to begin", async || host.folder.join("source/busy").exists().then_some(())).await;
+        std::fs::write(host.folder.join("source/from.wasm"), guests::version(version)).unwrap();
+        answers(&host, &format!("koksmat-version-{version:08}")).await;
+    }
+    assert!(!host.folder.join("overlaps").exists());
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn who_saves_again_and_again_waits_for_no_more_than_the_build() {
+    let settings = format!("build = {{ command = [\"cp\", \"from.wasm\", \"made.wasm\"], output = \"source/made.wasm\" }}\n{ON}");
+    let folder = Folder::new().toml(ANSWERED).file("source/from.wasm", guests::version(1)).handler("answer", "source", &settings);
+    let host = TestHost::start(folder).await;
+    // Builds that led to each other would wait for one another: two minutes in all.
+    for version in 2..13 {
+        std::fs::write(host.folder.join("source/from.wasm"), guests::version(version)).unwrap();
+        answers(&host, &format!("koksmat-version-{version:08}")).await;
+        // Nobody sees what came of it and saves anew within less.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_call_that_runs_ends_on_the_code_it_began_with() {
     let inside = Inside::start(Duration::from_secs(3600)).await;
     let slow = |what: &str| {

@@ -143,6 +143,11 @@ fn is_young(stamp: Option<&Stamp>, read_from: SystemTime) -> bool {
     stamp.is_some_and(|stamp| stamp.is_since(uncertain) && !stamp.is_since(future))
 }
 
+/// Whether this file is younger than that. One that is gone is not.
+pub(crate) fn has_changed_since(file: &Path, time: SystemTime) -> bool {
+    Stamp::of(file).is_some_and(|stamp| stamp.is_since(time))
+}
+
 fn digest_of(file: &Path) -> Option<[u8; 32]> {
     let mut digest = Sha256::new();
     std::io::copy(&mut fs::File::open(file).ok()?, &mut digest).ok()?;

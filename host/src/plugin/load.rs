@@ -1,10 +1,10 @@
 //! From a handler's configuration to a [`Handler`]: build, compile, check, link. Never on the event path.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::available_parallelism,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Mutex as Turn, OwnedMutexGuard, Semaphore, watch},
     task::spawn_blocking,
 };
 use wasmtime::component::Linker;
@@ -104,6 +104,8 @@ pub struct Loader {
     begun: AtomicU64,
     /// Whose turn it is to be loaded: as many at a time as there is something to gain.
     loads: Semaphore,
+    /// Whose turn it is to have a tool work in a folder.
+    folders: Mutex<HashMap<PathBuf, Arc<Turn<()>>>>,
     /// Whose turn it is to make a snapshot: they take all processors, and the next may be of no use any more when its turn comes.
     snapshots: Semaphore,
     decisions: Decisions,
@@ -184,6 +186,7 @@ impl Loader {
             engine,
             begun: AtomicU64::new(0),
             loads: Semaphore::new(at_once),
+            folders: Mutex::default(),
             snapshots: Semaphore::new(1),
             decisions: Decisions::default(),
             late: watch::Sender::default(),
@@ -203,6 +206,7 @@ impl Loader {
         queues: &Queues,
         before: Option<&Loaded>,
     ) -> Result<Loaded, LoadError> {
+        let _folder = self.turn_in_folder(&config.plugin).await;
         let _turn = self.loads.acquire().await.ok();
         let begun = self.begun.fetch_add(1, Ordering::Relaxed);
         let Version { code, needs, inputs, then } = self.version(config, before).await?;
@@ -231,6 +235,7 @@ impl Loader {
     /// # Errors
     /// As [`load`](Self::load).
     pub(crate) async fn load_once(&self, config: &HandlerConfig, queues: &Queues) -> Result<Arc<Handler>, LoadError> {
+        let _folder = self.turn_in_folder(&config.plugin).await;
         let version = self.version(config, None).await?;
         let code = match version.then {
             Then::Component(built) => Arc::new(self.link(config, *built, None).await?),
@@ -259,11 +264,24 @@ impl Loader {
     /// # Errors
     /// As [`load`](Self::load), and what a script's top level throws.
     pub async fn build(&self, config: &HandlerConfig) -> Result<bool, LoadError> {
+        let _folder = self.turn_in_folder(&config.plugin).await;
         let built = self.built(config).await?;
         let ready = built.from_cache && self.builder.is_compiled(&built);
         check_built(config, &built)?;
         self.link(config, built, None).await?;
         Ok(ready)
+    }
+
+    /// Wait until no other tool works in the plugin's folder. Two at once would read what the other one writes: the configuration and the
+    /// code may change at the same time, and handlers may share a folder.
+    async fn turn_in_folder(&self, plugin: &PluginRef) -> Option<OwnedMutexGuard<()>> {
+        let (PluginRef::Cargo(folder) | PluginRef::Command { folder, .. }) = plugin else { return None };
+        let turn = {
+            let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+            folders.retain(|_, turn| Arc::strong_count(turn) > 1);
+            folders.entry(folder.clone()).or_default().clone()
+        };
+        Some(turn.lock_owned().await)
     }
 
     async fn built(&self, config: &HandlerConfig) -> Result<Built, LoadError> {

@@ -23,7 +23,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Reloaded, Reloader};
-use crate::{config::PluginRef, plugin::inputs::Inputs, task, tenant::Tenant};
+use crate::{
+    config::PluginRef,
+    plugin::inputs::{self, Inputs},
+    task,
+    tenant::Tenant,
+};
 
 /// How long nothing must have happened before what changed is looked at: who writes several files writes them one after the other.
 const QUIET: Duration = Duration::from_millis(3);
@@ -37,10 +42,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often what is wrong is tried again though nothing has changed as far as anybody knows: what mends it may be anywhere.
 const AGAIN: Duration = Duration::from_secs(5);
-/// After so many builds of a handler, one right after the other, they wait for each other: its tool writes in its own folder.
+/// After so many builds of a handler that its own builds led to, they wait for each other: its tool writes in its own folder.
 const RESTLESS: u32 = 3;
 /// How long at most.
 const CALM: Duration = Duration::from_secs(60);
+/// What is written so soon after a build may be the work of its tool still.
+const AFTERMATH: Duration = Duration::from_millis(500);
 /// The most files that are remembered one by one.
 const MANY: usize = 10_000;
 
@@ -113,8 +120,8 @@ struct Watching {
     running: HashMap<What, Running>,
     /// What was wrong, and since when; said once it has stayed so.
     wrong: BTreeMap<What, Wrong>,
-    /// What is built by tools: how often it was, one build right after the other, and when it was last.
-    builds: HashMap<What, (u32, Instant)>,
+    /// What is built by tools.
+    builds: HashMap<What, Builds>,
     config: Inputs,
 }
 
@@ -122,11 +129,18 @@ struct Watching {
 struct Running {
     /// The files as they were when it began.
     inputs: Inputs,
-    began: Instant,
     /// It began because they had changed during the one before: a tool that writes in its own folder would be run for ever.
     is_again: bool,
     /// They have changed since.
     again: bool,
+}
+
+/// The builds of a handler since somebody else than its tool changed a file.
+struct Builds {
+    times: u32,
+    last: Instant,
+    /// What changes later than this is not the work of its tool.
+    ended: SystemTime,
 }
 
 struct Wrong {
@@ -245,7 +259,7 @@ impl Watching {
                 self.wrong.get(what).is_some_and(|wrong| told.any.is_some() || wrong.may_be_mended_by(told.paths.keys()))
             })
         };
-        let mut looked_at: Vec<(What, Inputs, bool)> = Vec::new();
+        let mut looked_at: Vec<Looked> = Vec::new();
         for (key, loaded) in &serving.handlers {
             let what = Some(key.clone());
             if self.is_restless(&what) {
@@ -258,27 +272,28 @@ impl Watching {
             };
             let mended = mended(&what);
             if mended || may_have(inputs) {
-                looked_at.push((what, inputs.clone(), mended));
+                // One that runs may be who changes them.
+                let built = self.builds.get(&what).filter(|_| !self.running.contains_key(&what)).map(|builds| builds.ended);
+                looked_at.push(Looked { inputs: inputs.clone(), what, mended, built });
             }
         }
         let config = self.wrong.get(&None).map_or(&self.config, |wrong| &wrong.inputs).clone();
         if mended(&None) || may_have(&config) {
-            looked_at.push((None, config, mended(&None)));
+            looked_at.push(Looked { what: None, inputs: config, mended: mended(&None), built: None });
         }
-        let changed = spawn_blocking(move || {
-            let changed = looked_at.into_iter().map(|(what, inputs, mended)| (inputs.first_changed(), what, inputs, mended));
-            let changed = changed.filter(|(file, _, _, mended)| *mended || file.is_some());
-            changed.map(|(file, what, inputs, _)| (what, inputs.again(), file)).collect::<Vec<_>>()
-        });
+        let changed = spawn_blocking(move || looked_at.into_iter().filter_map(Looked::changed).collect::<Vec<_>>());
         let Ok(changed) = changed.await else { return };
-        if changed.iter().any(|(what, _, _)| what.is_none()) {
+        if changed.iter().any(|changed| changed.what.is_none()) {
             self.config = self.config_inputs(SystemTime::now()).await;
             // It reads all that changed.
             let inputs = self.config.clone();
             self.reload(None, inputs, false);
             return;
         }
-        for (what, inputs, file) in changed {
+        for Changed { what, inputs, file, is_from_outside } in changed {
+            if is_from_outside {
+                self.builds.remove(&what);
+            }
             self.tell_restless(&what, file.as_deref());
             self.reload(what, inputs, false);
         }
@@ -286,13 +301,13 @@ impl Watching {
 
     /// Whether it was built again and again, and is to wait.
     fn is_restless(&self, what: &What) -> bool {
-        self.builds.get(what).is_some_and(|(times, last)| *times >= RESTLESS && last.elapsed() < calm(*times))
+        self.builds.get(what).is_some_and(|builds| builds.times >= RESTLESS && builds.last.elapsed() < calm(builds.times))
     }
 
     /// Say once why something is built again and again.
     fn tell_restless(&self, what: &What, file: Option<&Path>) {
         if let (Some((_, handler)), Some(file)) = (what, file)
-            && self.builds.get(what).is_some_and(|(times, _)| *times == 2 * RESTLESS)
+            && self.builds.get(what).is_some_and(|builds| builds.times == 2 * RESTLESS)
         {
             tracing::warn!(
                 handler,
@@ -329,7 +344,7 @@ impl Watching {
             running.again = !running.is_again;
             return;
         }
-        self.running.insert(what.clone(), Running { inputs, began: Instant::now(), is_again, again: false });
+        self.running.insert(what.clone(), Running { inputs, is_again, again: false });
         let reloader = self.reloader.clone();
         let asked = what.clone();
         let reloading = task::spawn("reload", async move {
@@ -349,12 +364,9 @@ impl Watching {
         let Some(running) = self.running.remove(&what) else { return };
         let builds = self.is_built_by_a_tool(&what).await;
         if builds {
-            let times = self
-                .builds
-                .get(&what)
-                .filter(|(times, last)| running.began < *last + calm(*times) + 2 * LOOK)
-                .map_or(0, |(times, _)| *times);
-            self.builds.insert(what.clone(), (times + 1, Instant::now()));
+            let times = self.builds.get(&what).map_or(0, |builds| builds.times);
+            let ended = SystemTime::now() + AFTERMATH;
+            self.builds.insert(what.clone(), Builds { times: times.saturating_add(1), last: Instant::now(), ended });
         }
         if running.again && !self.is_restless(&what) {
             if !matches!(outcome, Reloaded::KeptOld { .. }) {
@@ -429,6 +441,38 @@ impl Watching {
         self.folders = watched;
         let serving = self.reloader.serving();
         self.builds.retain(|what, _| what.as_ref().is_some_and(|key| serving.handlers.contains_key(key)));
+    }
+}
+
+/// What is looked at for changes.
+struct Looked {
+    what: What,
+    inputs: Inputs,
+    /// It was wrong and something that may mend it has changed.
+    mended: bool,
+    /// Up to when its last build may have changed it.
+    built: Option<SystemTime>,
+}
+
+/// What is to be reloaded.
+struct Changed {
+    what: What,
+    /// The files as they are now.
+    inputs: Inputs,
+    file: Option<PathBuf>,
+    /// Its own build has not done it.
+    is_from_outside: bool,
+}
+
+impl Looked {
+    /// Reads the file system.
+    fn changed(self) -> Option<Changed> {
+        let file = self.inputs.first_changed();
+        if file.is_none() && !self.mended {
+            return None;
+        }
+        let is_from_outside = self.built.zip(file.as_ref()).is_some_and(|(built, file)| inputs::has_changed_since(file, built));
+        Some(Changed { inputs: self.inputs.again(), what: self.what, file, is_from_outside })
     }
 }
 
