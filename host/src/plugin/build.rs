@@ -30,6 +30,7 @@ pub(crate) use self::{
     cache::Cache,
     encode::{EncodeError, component as encode_component},
     error::BuildError,
+    functions::Functions,
     inspect::{Inspection, inspect},
     runtime::{LOAD, Runtime},
     script::{Capability, Script},
@@ -42,6 +43,7 @@ mod command;
 mod compiler;
 mod encode;
 mod error;
+mod functions;
 mod inspect;
 mod process;
 mod runtime;

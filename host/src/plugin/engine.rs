@@ -11,7 +11,7 @@ use std::{
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::aside::Aside;
+use super::{aside::Aside, build::Functions};
 
 /// How often a running guest is interrupted to see whether its deadline has passed and to let others run. Measured: a deadline is overshot
 /// by at most about one tick.
@@ -76,7 +76,9 @@ impl Engine {
     /// When the kernel's limits do not allow it.
     pub fn new(capacity: Capacity) -> Result<Self, EngineError> {
         check_mappings(capacity.instances)?;
-        let engine = wasmtime::Engine::new(&config(capacity)).map_err(|e| EngineError::Wasmtime(format!("{e:#}")))?;
+        let mut config = config(capacity);
+        let engine = config.enable_incremental_compilation(Arc::new(Functions::new())).and_then(|config| wasmtime::Engine::new(config));
+        let engine = engine.map_err(|e| EngineError::Wasmtime(format!("{e:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|e| EngineError::Wasmtime(e.to_string()))?;
         Ok(Self { engine, aside: Arc::new(Aside::new()), _ticker: Arc::new(ticker) })
     }

@@ -10,8 +10,8 @@
 //!
 //! The row itself is not touched before it is done. With `done = "mark"` a mark is kept for as long as the row exists; removing the mark
 //! makes the row new. Rows whose key column is null have no identity and are left alone; two rows with one key are one row. A row that is
-//! deleted and inserted again with the same key between two polls cannot be told from the one it was. A poll passes by every row that its
-//! condition lets through and that has a mark: in a large table give it a condition that an index answers, or another `done`.
+//! deleted and inserted again with the same key between two polls cannot be told from the one it was. Rows are looked at in the order of their
+//! keys: where millions have a mark, a row whose key is lower than others before it may be found seconds later (`looks.rs`).
 
 use std::{
     collections::HashSet,
@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::store::ClaimStore;
+use self::{
+    looks::{Look, Looks},
+    store::ClaimStore,
+};
 use super::{
     Answered, Exchanged, Found, Mode, PollError,
     database::{Database, DatabaseError},
@@ -28,6 +31,7 @@ use super::{
 };
 use crate::{channel::Origin, config::ClaimDone, receipt::Answer, source::SourceContext};
 
+mod looks;
 mod mysql;
 mod postgres;
 mod sqlite;
@@ -77,8 +81,6 @@ const OWNER: &str = "owner";
 /// How many claims one sweep compares with their rows, and how often.
 const SWEEP: i64 = 1000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long a pass over the table may take while there is always more to take: then whatever is new in front has its turn.
-const PASS: Duration = Duration::from_secs(1);
 /// How long rows are tried one by one, when they cannot be completed together.
 const ONE_BY_ONE: Duration = Duration::from_secs(5);
 
@@ -93,10 +95,7 @@ pub(super) struct Claims {
     swept: Option<Value>,
     /// When they are compared next.
     sweep_due: Instant,
-    /// Up to where rows were looked at in this pass over the table, and when it ends.
-    pass: Option<(Value, Instant)>,
-    /// The last look was behind rows that were passed by.
-    passed_by: bool,
+    looks: Looks,
     /// The keys of what is in flight or not completed yet.
     held: HashSet<String>,
     /// What was asked last may have happened or not: there was no answer.
@@ -114,8 +113,8 @@ impl Claims {
         let [store, completing] = databases.map(|database| ClaimStore::new(database, Arc::clone(&table), Arc::clone(&owner)));
         // In SQLite one writes at a time. In MySQL the two would wait for each other's locks on ranges of keys.
         let completing = Some(completing).filter(|store| matches!(store.database, Database::Postgres(_)));
-        let (held, sweep_due) = (HashSet::new(), Instant::now());
-        Self { ctx, store, completing, remembered: false, swept: None, sweep_due, pass: None, passed_by: false, held, in_doubt: false }
+        let (looks, held, sweep_due) = (Looks::default(), HashSet::new(), Instant::now());
+        Self { ctx, store, completing, remembered: false, swept: None, sweep_due, looks, held, in_doubt: false }
     }
 
     /// Free what an earlier start of this host held, and have the store remember who holds from now on. An earlier owner of the same start
@@ -160,17 +159,17 @@ impl Claims {
         Ok(())
     }
 
-    /// What was claimed when at most `limit` rows were asked for, as events.
-    fn taken(&mut self, limit: usize, taken: Result<Vec<(Claim, String)>, DatabaseError>) -> Result<Vec<Found<Claim>>, PollError> {
-        let pass = self.pass.take();
-        self.passed_by = pass.is_some();
+    /// What was claimed by a look that asked for at most `limit` rows, as events.
+    fn taken(
+        &mut self,
+        limit: usize,
+        look: &Look,
+        began: Instant,
+        taken: Result<Vec<(Claim, String)>, DatabaseError>,
+    ) -> Result<Vec<Found<Claim>>, PollError> {
         let taken = taken.inspect_err(|_| self.in_doubt = true)?;
-        let now = Instant::now();
-        self.pass = taken.last().filter(|_| taken.len() >= limit).map(|(last, _)| {
-            let until = pass.map_or(now + PASS, |(_, until)| until);
-            (last.key.clone(), until)
-        });
-        self.pass.take_if(|(_, until)| now >= *until);
+        let last = taken.last().map(|(claim, _)| &claim.key);
+        self.looks.looked(look, began, Instant::now(), last, taken.len() >= limit);
         self.held.extend(taken.iter().map(|(claim, _)| claim.key.to_text()));
         let found = |(claim, json): (Claim, String)| {
             let id = claim.key.to_text();
@@ -236,8 +235,10 @@ impl Mode for Claims {
 
     async fn poll(&mut self, limit: usize) -> Result<Vec<Found<Claim>>, PollError> {
         self.prepare().await?;
-        let taken = self.store.take(limit, self.pass.as_ref().map(|(behind, _)| behind)).await;
-        self.taken(limit, taken)
+        let began = Instant::now();
+        let look = self.looks.next(began);
+        let taken = self.store.take(limit, &look).await;
+        self.taken(limit, &look, began, taken)
     }
 
     async fn settle(&mut self, answered: &mut Vec<Answered<Claim>>) -> Result<(), PollError> {
@@ -252,19 +253,24 @@ impl Mode for Claims {
             return Exchanged { settled: Ok(()), found: Err(error) };
         }
         let claims = completions(answered);
-        let (store, pass, completing) = match self {
-            Self { store, pass, completing: Some(completing), .. } if !claims.is_empty() => (store, pass, completing),
+        let (store, looks, completing) = match self {
+            Self { store, looks, completing: Some(completing), .. } if !claims.is_empty() => (store, looks, completing),
             _ => return one_after_the_other(self, answered, limit).await,
         };
-        let take = store.take(limit, pass.as_ref().map(|(behind, _)| behind));
-        let (taken, lost) = tokio::join!(take, completing.complete(&claims));
+        let began = Instant::now();
+        let look = looks.next(began);
+        let (taken, lost) = tokio::join!(store.take(limit, &look), completing.complete(&claims));
         let together = self.completed(&claims, lost);
-        let found = self.taken(limit, taken);
+        let found = self.taken(limit, &look, began, taken);
         Exchanged { settled: self.settled(answered, claims, together).await, found }
     }
 
     fn looked_at_all(&self) -> bool {
-        !self.passed_by
+        !(self.looks.passed_by() && self.looks.whole_is_due(Instant::now()))
+    }
+
+    fn has_to_wait(&self) -> bool {
+        self.looks.passed_by()
     }
 
     fn renew_every(&self) -> Option<Duration> {

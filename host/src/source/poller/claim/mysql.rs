@@ -41,26 +41,39 @@ const FREE: &str = "done_at IS NULL AND lease_until <= UTC_TIMESTAMP(3)";
 /// How many claims one statement names at most.
 const CHUNK: usize = 1000;
 
-/// Claim at most `limit` rows, lowest keys first.
-pub(super) async fn take(db: &mut MySql, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
+/// Claim at most `limit` rows, lowest keys first, of those behind `behind`.
+pub(super) async fn take(
+    db: &mut MySql,
+    table: &Table,
+    owner: &str,
+    limit: usize,
+    behind: Option<&Value>,
+) -> Result<Vec<(Claim, String)>, DatabaseError> {
     let open = db.connection().await?;
-    let mut taken = in_time(try_take(open, table, owner, limit)).await;
+    let mut taken = in_time(try_take(open, table, owner, limit, behind)).await;
     if taken.as_ref().is_err_and(is_deadlock) {
-        taken = in_time(try_take(open, table, owner, limit)).await;
+        taken = in_time(try_take(open, table, owner, limit, behind)).await;
     }
     db.check("claiming rows", taken)
 }
 
-async fn try_take(open: &mut Open<MySqlKind>, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, String)>> {
+async fn try_take(
+    open: &mut Open<MySqlKind>,
+    table: &Table,
+    owner: &str,
+    limit: usize,
+    behind: Option<&Value>,
+) -> sqlx::Result<Vec<(Claim, String)>> {
     let Some(kind) = key_kind(open, table).await? else { return Ok(Vec::new()) };
     // Look without a lock first: most polls find nothing, and an idle poller should be in nobody's way.
-    let look = candidates(table, kind, owner, 1, None).build().fetch_optional(&mut open.connection).await?;
+    let behind = behind.map(Value::to_text);
+    let look = candidates(table, kind, owner, 1, behind.as_ref().map(Bound::Behind)).build().fetch_optional(&mut open.connection).await?;
     let Some(look) = look else { return Ok(Vec::new()) };
     // What is not free before it needs no lock to be passed by once more.
     let first = String::from_utf8_lossy(look.try_get(0)?).into_owned();
     let mut transaction = open.connection.begin().await?;
     let mut found = Vec::new();
-    let rows = candidates(table, kind, owner, limit, Some(&first)).build().fetch_all(&mut *transaction).await?;
+    let rows = candidates(table, kind, owner, limit, Some(Bound::From(&first))).build().fetch_all(&mut *transaction).await?;
     for row in &rows {
         let Row(mut columns) = decode(row)?;
         if let (_, Value::Blob(key)) = columns.remove(0) {
@@ -75,12 +88,17 @@ async fn try_take(open: &mut Open<MySqlKind>, table: &Table, owner: &str, limit:
 
 /// Rows that may be claimed: first the key as a claim has it, then all columns. From a key on they are locked, and those that somebody else
 /// has locked are passed by.
-fn candidates(table: &Table, kind: KeyKind, owner: &str, limit: usize, from: Option<&String>) -> QueryBuilder<Db> {
+fn candidates(table: &Table, kind: KeyKind, owner: &str, limit: usize, bound: Option<Bound<'_>>) -> QueryBuilder<Db> {
     let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
     let text = key_text(kind, &key);
     let mut query = QueryBuilder::new(format!("SELECT {text}, t.* FROM {rows} AS t WHERE t.{key} IS NOT NULL {filter}"));
-    if let Some(from) = from {
-        query.push(format!(" AND t.{key} >= "));
+    let is_locked = matches!(bound, Some(Bound::From(_)));
+    if let Some(bound) = bound {
+        let (order, from) = match bound {
+            Bound::From(from) => (">=", from),
+            Bound::Behind(behind) => (">", behind),
+        };
+        query.push(format!(" AND t.{key} {order} "));
         push_key(&mut query, kind, from);
     }
     query.push(format!(" AND NOT EXISTS (SELECT 1 FROM koksmat_claims AS c WHERE c.row_key = {text} AND "));
@@ -88,8 +106,15 @@ fn candidates(table: &Table, kind: KeyKind, owner: &str, limit: usize, from: Opt
     query.push(" AND (c.done_at IS NOT NULL OR c.owner = ").push_bind(owner.to_owned());
     query.push(format!(" OR c.lease_until > {NOW})) ORDER BY t.{key} LIMIT "));
     query.push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
-    query.push(if from.is_some() { " FOR UPDATE SKIP LOCKED" } else { "" });
+    query.push(if is_locked { " FOR UPDATE SKIP LOCKED" } else { "" });
     query
+}
+
+/// Which keys are looked at.
+#[derive(Clone, Copy)]
+enum Bound<'a> {
+    From(&'a String),
+    Behind(&'a String),
 }
 
 /// Claim rows, by their keys. A claim that is not free stays as it is.

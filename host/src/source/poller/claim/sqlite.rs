@@ -36,21 +36,35 @@ const OURS: &str = "source = ?1 AND row_table = ?2";
 /// A claim nobody holds and whose row is not done.
 const FREE: &str = "done_at IS NULL AND lease_until <= CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
-/// Claim at most `limit` rows, lowest keys first.
-pub(super) async fn take(db: &mut Sqlite, table: &Table, owner: &str, limit: usize) -> Result<Vec<(Claim, String)>, DatabaseError> {
+/// Claim at most `limit` rows, lowest keys first, of those behind `behind`.
+pub(super) async fn take(
+    db: &mut Sqlite,
+    table: &Table,
+    owner: &str,
+    limit: usize,
+    behind: Option<&Value>,
+) -> Result<Vec<(Claim, String)>, DatabaseError> {
     let connection = db.connection().await?;
-    let taken = try_take(connection, table, owner, limit).await;
+    let taken = try_take(connection, table, owner, limit, behind).await;
     db.check("claiming rows", taken)
 }
 
-async fn try_take(connection: &mut SqliteConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<(Claim, String)>> {
+async fn try_take(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    owner: &str,
+    limit: usize,
+    behind: Option<&Value>,
+) -> sqlx::Result<Vec<(Claim, String)>> {
     // Look without a lock first: most polls find nothing, and an idle poller should be in nobody's way.
-    if candidates(connection, table, owner, 1).await?.is_empty() {
-        return Ok(Vec::new());
-    }
+    let look = candidates(connection, table, owner, 1, behind.map(Bound::Behind)).await?;
+    let Some(first) = look.first() else { return Ok(Vec::new()) };
+    // What is not free before it is not looked at again.
+    let Row(columns) = decode(first)?;
+    let (_, first) = &columns[0];
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut taken = Vec::new();
-    for row in candidates(&mut transaction, table, owner, limit).await? {
+    for row in candidates(&mut transaction, table, owner, limit, Some(Bound::From(first))).await? {
         let Row(mut columns) = decode(&row)?;
         let (_, key) = columns.remove(0);
         if let Some(claim) = claim(&mut transaction, table, owner, key).await? {
@@ -62,13 +76,24 @@ async fn try_take(connection: &mut SqliteConnection, table: &Table, owner: &str,
 }
 
 /// Rows that may be claimed: first the key, then all columns.
-async fn candidates(connection: &mut SqliteConnection, table: &Table, owner: &str, limit: usize) -> sqlx::Result<Vec<SqliteRow>> {
+async fn candidates(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    owner: &str,
+    limit: usize,
+    bound: Option<Bound<'_>>,
+) -> sqlx::Result<Vec<SqliteRow>> {
     let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
+    let from = match bound {
+        None => String::new(),
+        Some(Bound::From(_)) => format!("AND t.{key} >= ?5"),
+        Some(Bound::Behind(_)) => format!("AND t.{key} > ?5"),
+    };
     // What this owner holds is in flight, however late its lease was extended. The `+` keeps SQLite from converting the key before it is
     // compared, which no index of claims could help with.
     let statement = format!(
         "SELECT t.{key}, t.* FROM {rows} AS t
-         WHERE t.{key} IS NOT NULL {filter}
+         WHERE t.{key} IS NOT NULL {from} {filter}
            AND NOT EXISTS (SELECT 1 FROM koksmat_claims AS c
                            WHERE c.source = ?1 AND c.row_table = ?2 AND c.row_key = +t.{key}
                              AND (c.done_at IS NOT NULL OR c.owner = ?3 OR c.lease_until > {NOW}))
@@ -76,7 +101,19 @@ async fn candidates(connection: &mut SqliteConnection, table: &Table, owner: &st
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     // Not kept prepared: the table may have got a column since.
-    ours(statement, table).bind(owner).bind(limit).persistent(false).fetch_all(connection).await
+    let query = ours(statement, table).bind(owner).bind(limit);
+    let query = match bound {
+        None => query,
+        Some(Bound::From(key) | Bound::Behind(key)) => bind(query, key),
+    };
+    query.persistent(false).fetch_all(connection).await
+}
+
+/// Which keys are looked at.
+#[derive(Clone, Copy)]
+enum Bound<'a> {
+    From(&'a Value),
+    Behind(&'a Value),
 }
 
 /// Claim one row; `None`: it is a second row with the same key.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Claim, Completion, Table, mysql, postgres, sqlite};
+use super::{Claim, Completion, Look, Table, mysql, postgres, sqlite};
 use crate::source::poller::{
     database::{Database, DatabaseError},
     row::Value,
@@ -28,13 +28,17 @@ impl ClaimStore {
         Self { database, table, owner }
     }
 
-    /// Claim at most `limit` rows, each with what it holds as a JSON object, lowest keys first. Where the database would look at every row
-    /// in front once more, those up to `behind` are passed by.
-    pub(super) async fn take(&mut self, limit: usize, behind: Option<&Value>) -> Result<Vec<(Claim, String)>, DatabaseError> {
+    /// Claim at most `limit` of the rows that are looked at, each with what it holds as a JSON object, lowest keys first.
+    pub(super) async fn take(&mut self, limit: usize, look: &Look) -> Result<Vec<(Claim, String)>, DatabaseError> {
+        let behind = match look {
+            Look::Whole => None,
+            Look::Behind(key) => Some(key),
+            Look::Rest => return Ok(Vec::new()),
+        };
         match &mut self.database {
-            Database::Sqlite(db) => sqlite::take(db, &self.table, &self.owner, limit).await,
+            Database::Sqlite(db) => sqlite::take(db, &self.table, &self.owner, limit, behind).await,
             Database::Postgres(db) => postgres::take(db, &self.table, &self.owner, limit, behind).await,
-            Database::MySql(db) => mysql::take(db, &self.table, &self.owner, limit).await,
+            Database::MySql(db) => mysql::take(db, &self.table, &self.owner, limit, behind).await,
             Database::Unknown(unknown) => Err(unknown.error()),
         }
     }

@@ -93,6 +93,26 @@ async fn no_more_rows_are_claimed_than_there_are_credits_lowest_keys_first() {
 }
 
 #[tokio::test]
+async fn rows_in_front_of_what_was_done_come_too() {
+    let mut database = TestDatabase::new(INVOICES).await;
+    database.execute("INSERT INTO invoices (id) VALUES (10), (11), (12)").await;
+    let mut host = start(&database, ClaimDone::Mark, 2);
+    for id in ["10", "11", "12"] {
+        let delivery = host.next().await;
+        assert_eq!(delivery.event.id, id);
+        done(delivery);
+    }
+    database.until(MARKS, "3").await;
+    database.execute("INSERT INTO invoices (id) VALUES (5), (13)").await;
+    let (first, second) = (host.next().await, host.next().await);
+    let ids = HashSet::from([first.event.id.clone(), second.event.id.clone()]);
+    assert_eq!(ids, HashSet::from(["5".into(), "13".into()]));
+    done(first);
+    done(second);
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_row_to_be_delivered_again_comes_again_with_the_same_key() {
     let mut database = TestDatabase::new(INVOICES).await;
     database.execute("INSERT INTO invoices (id) VALUES (1)").await;
