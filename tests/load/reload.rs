@@ -4,7 +4,7 @@
 //!     tests/services/services.sh run cargo bench -p koksmat-tests --bench reload
 //!
 //! Of each kind there are two sources: what comes from one is handled by `steady`, which stays, and what comes from the other by `changing`,
-//! whose component is another one at every reload and was never compiled before. How long an event took is measured from the moment in which
+//! whose component is another one at every reload: one of its functions was never compiled before. How long an event took is measured from the moment in which
 //! it was due, so that a sender who was held up counts too. Nothing may be lost, nothing fail, and every answer must be one of a version that
 //! served while it was waited for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
@@ -30,7 +30,7 @@ mod senders;
 /// Events a second for `steady`, by kind of source; for `changing` it is a fifth of them. With the timers they are 5,042.
 const RATES: [(&str, u32); 6] = [("memory", 1_000), ("kafka", 1_600), ("rabbitmq", 900), ("webhook", 200), ("queue", 300), ("rows", 200)];
 const HANDLERS: [&str; 2] = ["steady", "changing"];
-/// Reloads in a round, and how far apart: 10 a second. Each compiles what was never compiled, which takes 80 ms of a processor.
+/// Reloads in a round, and how far apart: 10 a second. Each has a component that was never compiled, of which one function differs.
 const RELOADS: u32 = 100;
 const APART: Duration = Duration::from_millis(100);
 

@@ -94,6 +94,7 @@ mod tests {
 
     /// What the kernel says of the calling thread.
     fn attributes() -> libc::sched_attr {
+        // SAFETY: all of it are numbers.
         let mut attributes = unsafe { std::mem::zeroed::<libc::sched_attr>() };
         let size = size_of::<libc::sched_attr>() as u32;
         // SAFETY: `attributes` lives and has this size; 0 is the calling thread.

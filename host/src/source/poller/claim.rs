@@ -167,7 +167,11 @@ impl Claims {
         began: Instant,
         taken: Result<Vec<(Claim, String)>, DatabaseError>,
     ) -> Result<Vec<Found<Claim>>, PollError> {
-        let taken = taken.inspect_err(|_| self.in_doubt = true)?;
+        let taken = taken.inspect_err(|_| {
+            self.in_doubt = true;
+            // The table may be another one by now, and its keys of another type.
+            self.looks = Looks::default();
+        })?;
         let last = taken.last().map(|(claim, _)| &claim.key);
         self.looks.looked(look, began, Instant::now(), last, taken.len() >= limit);
         self.held.extend(taken.iter().map(|(claim, _)| claim.key.to_text()));

@@ -57,14 +57,12 @@ async fn try_take(
     behind: Option<&Value>,
 ) -> sqlx::Result<Vec<(Claim, String)>> {
     // Look without a lock first: most polls find nothing, and an idle poller should be in nobody's way.
-    let look = candidates(connection, table, owner, 1, behind.map(Bound::Behind)).await?;
-    let Some(first) = look.first() else { return Ok(Vec::new()) };
-    // What is not free before it is not looked at again.
-    let Row(columns) = decode(first)?;
-    let (_, first) = &columns[0];
+    if candidates(connection, table, owner, 1, behind).await?.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut taken = Vec::new();
-    for row in candidates(&mut transaction, table, owner, limit, Some(Bound::From(first))).await? {
+    for row in candidates(&mut transaction, table, owner, limit, behind).await? {
         let Row(mut columns) = decode(&row)?;
         let (_, key) = columns.remove(0);
         if let Some(claim) = claim(&mut transaction, table, owner, key).await? {
@@ -75,20 +73,16 @@ async fn try_take(
     Ok(taken)
 }
 
-/// Rows that may be claimed: first the key, then all columns.
+/// Rows behind `behind` that may be claimed: first the key, then all columns.
 async fn candidates(
     connection: &mut SqliteConnection,
     table: &Table,
     owner: &str,
     limit: usize,
-    bound: Option<Bound<'_>>,
+    behind: Option<&Value>,
 ) -> sqlx::Result<Vec<SqliteRow>> {
     let (rows, key, filter) = (name(&table.table), name(&table.key), table.condition());
-    let from = match bound {
-        None => String::new(),
-        Some(Bound::From(_)) => format!("AND t.{key} >= ?5"),
-        Some(Bound::Behind(_)) => format!("AND t.{key} > ?5"),
-    };
+    let from = if behind.is_some() { format!("AND t.{key} > ?5") } else { String::new() };
     // What this owner holds is in flight, however late its lease was extended. The `+` keeps SQLite from converting the key before it is
     // compared, which no index of claims could help with.
     let statement = format!(
@@ -102,18 +96,8 @@ async fn candidates(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     // Not kept prepared: the table may have got a column since.
     let query = ours(statement, table).bind(owner).bind(limit);
-    let query = match bound {
-        None => query,
-        Some(Bound::From(key) | Bound::Behind(key)) => bind(query, key),
-    };
+    let query = if let Some(behind) = behind { bind(query, behind) } else { query };
     query.persistent(false).fetch_all(connection).await
-}
-
-/// Which keys are looked at.
-#[derive(Clone, Copy)]
-enum Bound<'a> {
-    From(&'a Value),
-    Behind(&'a Value),
 }
 
 /// Claim one row; `None`: it is a second row with the same key.
