@@ -147,7 +147,7 @@ pub struct Delivery {
     /// What happened.
     pub event: Arc<Event>,
     /// Which source brought it.
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     /// What the event is recognised by when it comes again; absent: it never is.
     pub key: Option<Arc<str>>,
     /// Where the answer goes.
@@ -193,6 +193,18 @@ impl ControlSender {
     /// Send. When the controller is gone the delivery is dropped, which answers its receipt with "again".
     pub async fn send(&self, delivery: Delivery) {
         let _ = self.0.send(delivery).await;
+    }
+
+    /// Send all of these, in this order; the controller hears of them once. Not cancel safe: see [`send`](Self::send).
+    pub(crate) async fn send_all(&self, deliveries: &mut Vec<Delivery>) {
+        let Ok(permits) = self.0.reserve_many(deliveries.len()).await else {
+            // The controller is gone, or there are more than the channel holds at once.
+            for delivery in deliveries.drain(..) {
+                self.send(delivery).await;
+            }
+            return;
+        };
+        permits.zip(deliveries.drain(..)).for_each(|(permit, delivery)| permit.send(delivery));
     }
 }
 

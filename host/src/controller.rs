@@ -87,7 +87,7 @@ impl Commands {
 }
 
 /// The last event that came from outside.
-pub(crate) type Last = Arc<ArcSwapOption<(Origin, Arc<Event>)>>;
+pub(crate) type Last = Arc<ArcSwapOption<(Arc<Origin>, Arc<Event>)>>;
 
 /// What runs and waits.
 #[derive(Debug, Clone, Default, serde::Serialize)]
@@ -178,7 +178,7 @@ impl Controller {
         if let Some(last) = self.last.as_ref().filter(|_| &*delivery.origin.source != EMIT && !comes_again()) {
             last.store(Some(Arc::new((delivery.origin.clone(), delivery.event.clone()))));
         }
-        let generation = self.generation.load_full();
+        let generation = self.generation.load();
         let mut routed = match &delivery.intake {
             Intake::Task(task) => router::of_task(&generation, task),
             Intake::Direct { .. } | Intake::Reply { .. } => router::route(&generation, &delivery.origin, &delivery.event),

@@ -59,7 +59,7 @@ impl SourceError {
 /// What the host gives a source.
 #[derive(Clone)]
 pub struct SourceContext {
-    pub(crate) origin: Origin,
+    pub(crate) origin: Arc<Origin>,
     pub(crate) control: ControlSender,
     pub(crate) credits: Credits,
     pub(crate) acceptor: Arc<dyn Acceptor>,
@@ -126,8 +126,17 @@ impl SourceContext {
     /// Like [`send`](Self::send), from a source that wants the answer where `receipt` says. The event has to be [complete](Self::complete).
     /// `place` is for one that acknowledges in order, "everything up to here".
     pub(crate) async fn send_with(&self, event: Arc<Event>, key: Arc<str>, place: Option<InOrder>, receipt: Receipt, credit: Credit) {
-        let (origin, intake) = (self.origin.clone(), Intake::Direct { place });
-        self.control.send(Delivery { event, origin, key: Some(key), receipt, credit, intake }).await;
+        self.control.send(self.delivery(event, key, place, receipt, credit)).await;
+    }
+
+    /// The delivery that [`send_with`](Self::send_with) sends, for a source that sends many [at once](Self::send_all).
+    pub(crate) fn delivery(&self, event: Arc<Event>, key: Arc<str>, place: Option<InOrder>, receipt: Receipt, credit: Credit) -> Delivery {
+        Delivery { event, origin: self.origin.clone(), key: Some(key), receipt, credit, intake: Intake::Direct { place } }
+    }
+
+    /// Send all of these, in this order. Not cancel safe.
+    pub(crate) async fn send_all(&self, deliveries: &mut Vec<Delivery>) {
+        self.control.send_all(deliveries).await;
     }
 
     /// Like [`send`](Self::send), for a sender that waits for the answer and tries again by itself: one attempt, nothing is parked.
@@ -277,13 +286,18 @@ impl SourceContext {
         self.health.source_held_back(&self.origin.tenant, &self.origin.source, why);
     }
 
+    /// What the events of this source have as theirs, unless they say another.
+    pub(crate) fn uri(&self) -> String {
+        ["/", self.origin.tenant.as_str(), "/", &*self.origin.source].concat()
+    }
+
     /// Fill in what an event must have and its maker left out.
     pub(crate) fn complete(&self, event: &mut Event) {
         if event.id.is_empty() {
             event.id = uuid::Uuid::now_v7().to_string();
         }
         if event.source.is_empty() {
-            event.source = ["/", self.origin.tenant.as_str(), "/", &*self.origin.source].concat();
+            event.source = self.uri();
         }
         if event.time.is_none() {
             event.time = Some(jiff::Timestamp::now().to_string());

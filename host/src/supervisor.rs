@@ -122,7 +122,7 @@ impl Supervisor {
         supplies.health.expect(&origin);
         let context = SourceContext {
             credits: Credits::behind(supplies.pauses.gate(&origin), in_flight),
-            origin,
+            origin: Arc::new(origin),
             control,
             acceptor: supplies.acceptor.clone(),
             store: supplies.store.clone(),

@@ -40,7 +40,7 @@ const OVERTAKEN_AT_MOST: u32 = 100;
 /// One event on its way: shared by its calls.
 pub(crate) struct Joint {
     pub(crate) event: Arc<Event>,
-    pub(crate) origin: Origin,
+    pub(crate) origin: Arc<Origin>,
     pub(crate) key: Option<Arc<str>>,
     pub(crate) task: Option<Box<Task>>,
     /// Emits and requests of handlers between this event and one from outside.
@@ -100,7 +100,7 @@ impl Joint {
     }
 
     fn id(&self, handler: &Arc<str>) -> CallId {
-        let Origin { tenant, source, .. } = &self.origin;
+        let Origin { tenant, source, .. } = &*self.origin;
         CallId { tenant: tenant.clone(), source: source.clone(), key: self.key.clone(), handler: handler.clone() }
     }
 

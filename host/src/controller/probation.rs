@@ -107,7 +107,7 @@ mod tests {
         let place = line.map(|line| InOrder { line: line.into(), at: 0 });
         Delivery {
             event: Arc::new(Event::new("t", "")),
-            origin: Origin { tenant: Tenant::default(), source: "orders".into(), kind: "memory".into() },
+            origin: Arc::new(Origin { tenant: Tenant::default(), source: "orders".into(), kind: "memory".into() }),
             key: None,
             receipt: Receipt::new().0,
             credit: Credits::new(1).try_acquire().unwrap(),

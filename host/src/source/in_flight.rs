@@ -10,6 +10,7 @@ use crate::receipt::{Answer, Answers, Receipt};
 pub(super) struct InFlight<T> {
     inside: Slab<T>,
     answers: Arc<Answers>,
+    /// The first one last.
     given: Vec<(usize, Answer)>,
 }
 
@@ -33,13 +34,15 @@ impl<T> InFlight<T> {
     pub(super) async fn wait(&mut self) {
         if self.given.is_empty() {
             self.answers.take(&mut self.given).await;
+            self.given.reverse();
         }
     }
 
-    /// The next answer of those that are there.
+    /// The next answer of those that are there, in the order in which they were given.
     pub(super) fn next(&mut self) -> Option<(T, Answer)> {
         if self.given.is_empty() {
             self.answers.take_now(&mut self.given);
+            self.given.reverse();
         }
         let (number, answer) = self.given.pop()?;
         Some((self.inside.remove(number), answer))

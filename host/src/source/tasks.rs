@@ -178,7 +178,7 @@ impl TaskFeeder {
 
     async fn deliver(&self, task: Task, credit: Credit) -> crate::receipt::Pending {
         let (receipt, pending) = Receipt::new();
-        let origin = Origin { tenant: task.tenant.clone(), source: task.source.clone(), kind: task.kind.clone() };
+        let origin = Arc::new(Origin { tenant: task.tenant.clone(), source: task.source.clone(), kind: task.kind.clone() });
         let (event, key) = (task.event.clone(), task.key.clone());
         self.control.send(Delivery { event, origin, key, receipt, credit, intake: Intake::Task(Box::new(task)) }).await;
         pending

@@ -56,7 +56,7 @@ impl TestHost {
         health.expect(&origin);
         health.enter(crate::health::Phase::Running);
         let ctx = SourceContext {
-            origin,
+            origin: Arc::new(origin),
             control: control_sender,
             credits: Credits::new(credits),
             acceptor: ledger.clone(),

@@ -57,7 +57,7 @@ impl TestHost {
         health.expect(&origin);
         let (gate, open) = Gate::new();
         let context = SourceContext {
-            origin,
+            origin: Arc::new(origin),
             control: sender,
             credits: Credits::behind(open, credits),
             acceptor: store.clone(),

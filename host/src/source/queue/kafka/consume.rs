@@ -25,7 +25,7 @@ use super::{
     taken::{Answered, Taken},
 };
 use crate::{
-    channel::Credit,
+    channel::{Credit, Delivery},
     config::{Intake, KafkaConfig},
     receipt::Answer,
     source::{SourceContext, SourceError, in_flight::InFlight},
@@ -82,6 +82,8 @@ struct Consumption<'a> {
     leaving: VecDeque<Leaving>,
     /// Events inside the host.
     in_flight: InFlight<Taken>,
+    /// Those that go there with this turn of the loop.
+    outgoing: Vec<Delivery>,
     /// What is no event, on its way to the dead letters.
     dying: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Events that came back and are sent again after a while. While there is one nothing new is taken.
@@ -118,6 +120,7 @@ impl<'a> Consumption<'a> {
             partitions: Partitions::default(),
             leaving: VecDeque::new(),
             in_flight: InFlight::default(),
+            outgoing: Vec::with_capacity(BATCH),
             dying: FuturesUnordered::new(),
             again: FuturesUnordered::new(),
             line,
@@ -151,13 +154,13 @@ impl<'a> Consumption<'a> {
                 // Though this task may have had its share for now: what is answered and not seen would not be counted as unconfirmed.
                 () = unconstrained(self.in_flight.wait()), if !self.in_flight.is_empty() => self.answers(),
                 Some(answered) = self.dying.next(), if !self.dying.is_empty() => self.answered(answered),
-                Some(taken) = self.again.next(), if !self.again.is_empty() => self.send_again(taken).await,
+                Some(taken) = self.again.next(), if !self.again.is_empty() => self.send_again(taken),
                 accepted = self.line.accepted(), if !self.line.is_empty() => self.accepted(&accepted),
                 answer = self.probe.answer() => self.probed(answer),
                 committed = self.commits.committed() => self.committed(committed),
-                credit = acquire(&self.ctx), if self.starving.is_some() && self.paused.is_none() => self.fed(Some(credit)).await,
-                () = half_free(&self.ctx), if self.starving.is_some() && self.paused.is_some() => self.fed(None).await,
-                message = messages.next(), if self.polls() => if let Some(message) = message { self.take(message, messages).await? },
+                credit = acquire(&self.ctx), if self.starving.is_some() && self.paused.is_none() => self.fed(Some(credit)),
+                () = half_free(&self.ctx), if self.starving.is_some() && self.paused.is_some() => self.fed(None),
+                message = messages.next(), if self.polls() => if let Some(message) = message { self.take(message, messages)? },
                 () = tokio::time::sleep_until(wait.into()) => {}
             }
             self.turn().await?;
@@ -177,7 +180,7 @@ impl<'a> Consumption<'a> {
                 Some(happening) = self.happened.recv() => if let Happening::Problem(said) = happening { self.probe.hear(said) },
                 answer = self.probe.answer() => match answer {
                     Ok(cluster) => {
-                        self.reader = message::Reader::new(cluster);
+                        self.reader = message::Reader::new(cluster, self.ctx.uri());
                         return true;
                     }
                     Err(why) => self.ctx.unready(why),
@@ -211,6 +214,11 @@ impl<'a> Consumption<'a> {
 
     /// What is due after whatever happened.
     async fn turn(&mut self) -> Result<(), SourceError> {
+        if !self.outgoing.is_empty() {
+            self.ctx.send_all(&mut self.outgoing).await;
+            // The host's turn: what it takes up now is still at hand, and so are its answers for the next turn here.
+            tokio::task::yield_now().await;
+        }
         let now = Instant::now();
         if self.paused.is_none() && self.starving.is_some_and(|since| now >= since + GRACE) {
             let limit = self.ctx.credits().limit();
@@ -235,7 +243,7 @@ impl<'a> Consumption<'a> {
         if self.stalled.is_some() && !self.unconfirmed() {
             self.stalled = None;
             if self.starving.is_none() && self.again.is_empty() {
-                self.fed(None).await;
+                self.fed(None);
             }
         }
         Ok(())
@@ -273,7 +281,7 @@ impl<'a> Consumption<'a> {
                     self.pause(format!("{unsettled} of its events wait in the store"));
                 }
                 // What waits here comes first.
-                _ if !self.waiting.is_empty() => self.fed(None).await,
+                _ if !self.waiting.is_empty() => self.fed(None),
                 _ => self.resume(),
             }
         }
@@ -282,11 +290,11 @@ impl<'a> Consumption<'a> {
     // ---- taking ------------------------------------------------------------------------------------------------------------------------
 
     /// A message, and those that are there already, as long as there are credits.
-    async fn take<'m>(&mut self, first: KafkaResult<BorrowedMessage<'m>>, messages: &mut Messages<'m>) -> Result<(), SourceError> {
+    fn take<'m>(&mut self, first: KafkaResult<BorrowedMessage<'m>>, messages: &mut Messages<'m>) -> Result<(), SourceError> {
         let mut message = first;
         for left in (0..BATCH).rev() {
             match message {
-                Ok(message) => self.took(&message).await,
+                Ok(message) => self.took(&message),
                 Err(KafkaError::MessageConsumptionFatal(code)) => return Err(SourceError(code.to_string())),
                 // The library told why by its callback.
                 Err(_) => {}
@@ -301,7 +309,7 @@ impl<'a> Consumption<'a> {
         Ok(())
     }
 
-    async fn took(&mut self, message: &BorrowedMessage<'_>) {
+    fn took(&mut self, message: &BorrowedMessage<'_>) {
         let (topic, partition) = (message.topic(), message.partition());
         // One of a partition that is not ours any more comes again where it is.
         let Some(ticket) = self.partitions.take(topic, partition, message.offset()) else { return };
@@ -309,7 +317,7 @@ impl<'a> Consumption<'a> {
             let _ = self.consumer.pause(&list(&[(topic.to_owned(), partition)]));
             self.show();
         }
-        let taken = Taken::new(ticket, self.reader.read(message), &self.ctx);
+        let taken = Taken::new(ticket, self.reader.read(topic, message), &self.ctx);
         if !self.waiting.is_empty() || !self.again.is_empty() || self.unconfirmed() {
             if self.unconfirmed() {
                 self.stalled.get_or_insert_with(Instant::now);
@@ -318,7 +326,7 @@ impl<'a> Consumption<'a> {
             return;
         }
         match self.ctx.credits().try_acquire() {
-            Some(credit) => self.send(taken, credit).await,
+            Some(credit) => self.send(taken, credit),
             None => {
                 self.starving.get_or_insert_with(Instant::now);
                 self.waiting.push_back(taken);
@@ -327,11 +335,11 @@ impl<'a> Consumption<'a> {
     }
 
     /// There are credits again.
-    async fn fed(&mut self, mut credit: Option<Credit>) {
+    fn fed(&mut self, mut credit: Option<Credit>) {
         while !self.unconfirmed() {
             let Some(taken) = self.waiting.pop_front() else { break };
             match credit.take().or_else(|| self.ctx.credits().try_acquire()) {
-                Some(credit) => self.send(taken, credit).await,
+                Some(credit) => self.send(taken, credit),
                 None => {
                     self.waiting.push_front(taken);
                     // It goes on, if slowly: from now on there is no credit, and a pause is for when that lasts.
@@ -349,26 +357,24 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    async fn send(&mut self, taken: Taken, credit: Credit) {
-        if !self.partitions.enter(&taken.ticket) {
-            return;
-        }
+    fn send(&mut self, taken: Taken, credit: Credit) {
+        let Some(place) = self.partitions.enter(&taken.ticket) else { return };
         if taken.is_invalid() {
             self.dying.push(taken.dead(self.ctx.clone(), credit).boxed());
         } else if self.config.intake == Intake::Durable {
             let Taken { ticket, event, key, .. } = taken;
             self.line.push(Waiting { of: ticket, event, key, _credit: credit });
         } else {
-            let (event, key, place) = (taken.event.clone(), taken.key.clone(), taken.place());
+            let (event, key) = (taken.event.clone(), taken.key.clone());
             let receipt = self.in_flight.receipt(taken);
-            self.ctx.send_with(event, key, Some(place), receipt, credit).await;
+            self.outgoing.push(self.ctx.delivery(event, key, Some(place), receipt, credit));
         }
     }
 
     /// What came back has waited long enough.
-    async fn send_again(&mut self, taken: Taken) {
+    fn send_again(&mut self, taken: Taken) {
         match self.ctx.credits().try_acquire() {
-            Some(credit) => self.send(taken, credit).await,
+            Some(credit) => self.send(taken, credit),
             None => {
                 self.starving.get_or_insert_with(Instant::now);
                 self.waiting.push_front(taken);
@@ -413,9 +419,9 @@ impl<'a> Consumption<'a> {
 
     fn resolve(&mut self, ticket: &Ticket) {
         self.partitions.resolve(ticket);
-        if self.partitions.has_room(ticket, self.config.span) {
+        if let Some(place) = self.partitions.has_room(ticket, self.config.span) {
             if self.paused.is_none() {
-                let _ = self.consumer.resume(&list(&[(ticket.topic.to_string(), ticket.partition)]));
+                let _ = self.consumer.resume(&list(&[place]));
             }
             self.show();
         }

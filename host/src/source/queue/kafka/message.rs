@@ -33,35 +33,48 @@ pub(super) struct Read {
 pub(super) struct Reader {
     /// The cluster's id: part of what a message is recognised by.
     cluster: Arc<str>,
+    /// What an event that says none has as its source.
+    source: String,
+    /// Where what a message is recognised by is put together.
+    key: String,
     /// The last time and its text: messages of one millisecond come together.
     time: (i64, Option<String>),
 }
 
 impl Reader {
-    pub(super) fn new(cluster: Arc<str>) -> Self {
-        Self { cluster, ..Self::default() }
+    pub(super) fn new(cluster: Arc<str>, source: String) -> Self {
+        Self { cluster, source, ..Self::default() }
     }
 
-    /// The event of a message.
-    pub(super) fn read(&mut self, message: &BorrowedMessage<'_>) -> Read {
+    /// The event of a message of this topic.
+    pub(super) fn read(&mut self, topic: &str, message: &BorrowedMessage<'_>) -> Read {
         let (mut partition, mut offset, mut time) = (itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new());
-        let place = [message.topic(), "/", partition.format(message.partition()), "/", offset.format(message.offset())].concat();
+        let place = [topic, "/", partition.format(message.partition()), "/", offset.format(message.offset())].concat();
         let millis = match message.timestamp() {
             Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => Some(millis),
             Timestamp::NotAvailable => None,
         };
         // Offsets begin anew in a topic that was deleted and made again: with the time it is another message.
-        let key = [&*self.cluster, "/", &place, "@", time.format(millis.unwrap_or_default())].concat().into();
+        self.key.clear();
+        [&*self.cluster, "/", &place, "@", time.format(millis.unwrap_or_default())].iter().for_each(|part| self.key.push_str(part));
+        let key = self.key.as_str().into();
         let headers = headers(message);
         let data = Bytes::copy_from_slice(message.payload().unwrap_or_default());
         let text_key = message.key().map(text).filter(|key| !key.is_empty());
         let (mut event, invalid) = match cloud_event(&headers, &data) {
-            Some(Ok(event)) => (event, None),
+            Some(Ok(mut event)) => {
+                // What orders the event in Kafka orders it here, be its subject what it may.
+                if let Some(key) = text_key.filter(|key| event.subject.as_ref() != Some(key)) {
+                    event.attributes.entry("partitionkey".into()).or_insert(key);
+                }
+                (event, None)
+            }
             other => {
                 let event = Event {
                     id: place,
+                    source: self.source.clone(),
                     ty: DEFAULT_TYPE.into(),
-                    subject: text_key.clone(),
+                    subject: text_key,
                     time: millis.and_then(|millis| self.time(millis)),
                     datacontenttype: get(&headers, "content-type").map(str::to_owned),
                     data,
@@ -70,10 +83,6 @@ impl Reader {
                 (event, other.and_then(Result::err))
             }
         };
-        // What orders the event in Kafka orders it here, be its subject what it may.
-        if let Some(key) = text_key.filter(|key| event.subject.as_ref() != Some(key)) {
-            event.attributes.entry("partitionkey".into()).or_insert(key);
-        }
         if let Some(traceparent) = get(&headers, "traceparent") {
             event.continue_trace(traceparent);
         }

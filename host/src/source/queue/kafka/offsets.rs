@@ -34,7 +34,11 @@ impl Offsets {
 
     /// An event is handled, parked or dead. `false`: that was known, or it was not taken.
     pub(super) fn resolve(&mut self, offset: i64) -> bool {
-        let place = self.taken.binary_search_by_key(&offset, |(offset, _)| *offset);
+        let place = match self.taken.front() {
+            // Mostly it is the oldest.
+            Some((oldest, _)) if *oldest == offset => Ok(0),
+            _ => self.taken.binary_search_by_key(&offset, |(offset, _)| *offset),
+        };
         let new = place.is_ok_and(|place| !std::mem::replace(&mut self.taken[place].1, true));
         self.resolved += usize::from(new);
         while let Some((offset, true)) = self.taken.front() {

@@ -12,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use slab::Slab;
 
 use super::offsets::Offsets;
+use crate::channel::InOrder;
 
 /// Of the next assignment, of whichever source: no two have the same.
 static EPOCH: AtomicU64 = AtomicU64::new(1);
@@ -20,13 +21,10 @@ static EPOCH: AtomicU64 = AtomicU64::new(1);
 pub(super) type Place = (String, i32);
 
 /// What is needed to resolve an event: void when its partition was assigned anew since.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
-    pub(super) topic: Arc<str>,
     pub(super) partition: i32,
     pub(super) offset: i64,
-    /// The partition in this assignment, as the host knows it.
-    pub(super) line: Arc<str>,
     /// Where the partition is found.
     slot: usize,
     epoch: u64,
@@ -50,6 +48,7 @@ struct Partition {
     topic: Arc<str>,
     number: i32,
     epoch: u64,
+    /// The partition in this assignment, as the host knows it.
     line: Arc<str>,
     offsets: Offsets,
     /// How many of its events are inside the host: sent, and not answered yet.
@@ -117,21 +116,16 @@ impl Partitions {
             self.last = *self.by_place.get(topic)?.get(&number)?;
         }
         let found = self.slots.get_mut(self.last).filter(|found| !found.leaving)?;
-        let ticket = || Ticket {
-            topic: found.topic.clone(),
-            partition: number,
-            offset,
-            line: found.line.clone(),
-            slot: self.last,
-            epoch: found.epoch,
-        };
-        found.offsets.take(offset).then(ticket)
+        let ticket = Ticket { partition: number, offset, slot: self.last, epoch: found.epoch };
+        found.offsets.take(offset).then_some(ticket)
     }
 
-    /// An event goes into the host. `false`: it must not, its partition is not this member's any more.
-    pub(super) fn enter(&mut self, ticket: &Ticket) -> bool {
-        let enters = self.of_mut(ticket).filter(|partition| !partition.leaving);
-        enters.map(|partition| partition.inside += 1).is_some()
+    /// An event goes into the host: where it stands among those that are committed by "everything up to here". None: it must not go, its
+    /// partition is not this member's any more.
+    pub(super) fn enter(&mut self, ticket: &Ticket) -> Option<InOrder> {
+        let partition = self.of_mut(ticket).filter(|partition| !partition.leaving)?;
+        partition.inside += 1;
+        Some(InOrder { line: partition.line.clone(), at: ticket.offset })
     }
 
     /// An event came out of the host and is not handled.
@@ -207,12 +201,11 @@ impl Partitions {
         fills
     }
 
-    /// Whether the ticket's partition has room again: then it has to be resumed. Not before half of its span is free.
-    pub(super) fn has_room(&mut self, ticket: &Ticket, cap: u64) -> bool {
-        let Some(found) = self.of_mut(ticket) else { return false };
-        let room = found.full && found.offsets.span() <= cap / 2;
-        found.full &= !room;
-        room
+    /// The ticket's partition, if it has just got room again: then it has to be resumed. Not before half of its span is free.
+    pub(super) fn has_room(&mut self, ticket: &Ticket, cap: u64) -> Option<Place> {
+        let found = self.of_mut(ticket).filter(|found| found.full && found.offsets.span() <= cap / 2)?;
+        found.full = false;
+        Some(found.place())
     }
 
     /// How many are paused because their span is used up.
@@ -278,7 +271,7 @@ mod tests {
 
     fn take(partitions: &mut Partitions, partition: i32, offset: i64) -> Ticket {
         let ticket = partitions.take("orders", partition, offset).unwrap();
-        assert!(partitions.enter(&ticket));
+        assert!(partitions.enter(&ticket).is_some());
         ticket
     }
 
@@ -311,7 +304,7 @@ mod tests {
         partitions.leave(&[place(0)]);
         assert_eq!(partitions.take("orders", 0, 4), None);
         assert!(partitions.take("orders", 1, 2).is_some());
-        assert!(!partitions.enter(&waiting), "it comes again elsewhere");
+        assert_eq!(partitions.enter(&waiting), None, "it comes again elsewhere");
         partitions.resolve(&first);
         assert!(!partitions.are_settled(&[place(0)]));
         partitions.come_back(&second);
@@ -329,9 +322,9 @@ mod tests {
         assert!(partitions.fills(&tickets[3], 4) && !partitions.fills(&tickets[3], 4), "once");
         assert_eq!(partitions.open(), []);
         partitions.resolve(&tickets[0]);
-        assert!(!partitions.has_room(&tickets[0], 4), "3 of 4 are open");
+        assert_eq!(partitions.has_room(&tickets[0], 4), None, "3 of 4 are open");
         partitions.resolve(&tickets[1]);
-        assert!(partitions.has_room(&tickets[1], 4));
+        assert_eq!(partitions.has_room(&tickets[1], 4), Some(place(0)));
         assert_eq!(partitions.open(), [place(0)]);
     }
 }

@@ -11,11 +11,7 @@ use std::{
 };
 
 use super::partitions::{Partitions, Place, Ticket, offsets, places};
-use crate::{
-    Answer, Event, Source, SourceContext, SourceError,
-    channel::{Credit, InOrder},
-    source::in_flight::InFlight,
-};
+use crate::{Answer, Event, Source, SourceContext, SourceError, channel::Credit, source::in_flight::InFlight};
 
 const TOPIC: &str = "orders";
 /// How long there may be nothing to do before it is looked around.
@@ -207,10 +203,7 @@ impl Consumption<'_> {
                 },
             }
         };
-        if !self.partitions.enter(&ticket) {
-            return true;
-        }
-        let place = InOrder { line: ticket.line.clone(), at: ticket.offset };
+        let Some(place) = self.partitions.enter(&ticket) else { return true };
         let key = format!("{}/{}", ticket.partition, ticket.offset).into();
         let receipt = self.in_flight.receipt((ticket, event.clone()));
         ctx.send_with(event, key, Some(place), receipt, credit).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{message::Read, partitions::Ticket};
 use crate::{
-    channel::{Credit, InOrder},
+    channel::Credit,
     event::Event,
     receipt::{Answer, Cause},
     source::SourceContext,
@@ -35,11 +35,6 @@ impl Taken {
 
     pub(super) fn is_invalid(&self) -> bool {
         self.invalid.is_some()
-    }
-
-    /// Where its event stands among those that are committed by "everything up to here".
-    pub(super) fn place(&self) -> InOrder {
-        InOrder { line: self.ticket.line.clone(), at: self.ticket.offset }
     }
 
     /// Keep what is no event as a dead letter.
