@@ -1,6 +1,9 @@
 //! What serves: one immutable set of routes, handlers and policies. An event sees one generation from routing to settling.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     channel::Origin,
@@ -18,8 +21,8 @@ pub(crate) const EMITTED: u64 = 100_000;
 /// What serves.
 #[derive(Debug, Default)]
 pub struct Generation {
-    handlers: HashMap<Tenant, Vec<Arc<Handler>>>,
-    policies: HashMap<Tenant, HashMap<Arc<str>, Policy>>,
+    handlers: BTreeMap<Tenant, Vec<Arc<Handler>>>,
+    policies: BTreeMap<Tenant, BTreeMap<Arc<str>, Policy>>,
     sinks: Vec<SinkConfig>,
 }
 
@@ -53,11 +56,11 @@ impl Generation {
         policies: HashMap<(Tenant, Arc<str>), Policy>,
         sinks: Vec<SinkConfig>,
     ) -> Self {
-        let mut by_tenant = HashMap::<Tenant, Vec<Arc<Handler>>>::new();
+        let mut by_tenant = BTreeMap::<Tenant, Vec<Arc<Handler>>>::new();
         for handler in handlers {
             by_tenant.entry(handler.config.tenant.clone()).or_default().push(handler);
         }
-        let mut policies_by_tenant = HashMap::<Tenant, HashMap<Arc<str>, Policy>>::new();
+        let mut policies_by_tenant = BTreeMap::<Tenant, BTreeMap<Arc<str>, Policy>>::new();
         for ((tenant, source), policy) in policies {
             policies_by_tenant.entry(tenant).or_default().insert(source, policy);
         }

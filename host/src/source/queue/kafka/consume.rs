@@ -37,8 +37,9 @@ type Messages<'a> = MessageStream<'a, Context>;
 const COMMIT_SOON: usize = 500;
 /// How long a stop goes on trying to commit.
 const LAST_COMMITS: Duration = Duration::from_secs(4);
-/// The most messages that one turn of the loop takes.
-const BATCH: usize = 64;
+/// The most messages that one turn of the loop takes: enough that waking the host for them costs little, and no more than a processor keeps
+/// at hand until their answers come.
+const BATCH: usize = 256;
 /// How long the host may have no credit left before partitions are paused: a pause throws away what was fetched ahead.
 const GRACE: Duration = Duration::from_millis(200);
 /// How long to wait before an event that came back is sent again, when nobody says.
