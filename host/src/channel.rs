@@ -190,12 +190,12 @@ pub enum Intake {
 pub struct ControlSender(mpsc::Sender<Delivery>);
 
 impl ControlSender {
-    /// Send. When the controller is gone the delivery is dropped, which answers its receipt with "again".
+    /// Send. When the controller is gone the delivery is dropped, which answers its receipt with "again". So it is when this is cancelled.
     pub async fn send(&self, delivery: Delivery) {
         let _ = self.0.send(delivery).await;
     }
 
-    /// Send all of these, in this order; the controller hears of them once. Not cancel safe: see [`send`](Self::send).
+    /// Send all of these, in this order: a controller that waits is woken once. Cancelled before there is room they stay where they are.
     pub(crate) async fn send_all(&self, deliveries: &mut Vec<Delivery>) {
         let Ok(permits) = self.0.reserve_many(deliveries.len()).await else {
             // The controller is gone, or there are more than the channel holds at once.
@@ -235,6 +235,47 @@ mod tests {
     use futures_util::{FutureExt, poll};
 
     use super::*;
+
+    fn deliveries(ids: std::ops::Range<usize>, credits: &Credits) -> Vec<Delivery> {
+        let origin = Arc::new(Origin { tenant: Tenant::default(), source: "orders".into(), kind: "kafka".into() });
+        let delivery = |id: usize| Delivery {
+            event: Arc::new(Event { id: id.to_string(), ..Event::default() }),
+            origin: origin.clone(),
+            key: None,
+            receipt: Receipt::new().0,
+            credit: credits.try_acquire().unwrap(),
+            intake: Intake::Direct { place: None },
+        };
+        ids.map(delivery).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_at_once_comes_in_its_order_even_if_it_is_more_than_fits() {
+        let credits = Credits::new(20);
+        let (sender, mut receiver) = control_channel(8);
+        let mut received = Vec::new();
+        for at_once in [0..0, 0..8, 8..20] {
+            let mut outgoing = deliveries(at_once.clone(), &credits);
+            tokio::join!(sender.send_all(&mut outgoing), async {
+                while received.len() < at_once.end {
+                    receiver.recv_many(&mut received, 3).await;
+                }
+            });
+            assert!(outgoing.is_empty());
+        }
+        let ids: Vec<String> = received.iter().map(|delivery| delivery.event.id.clone()).collect();
+        assert_eq!(ids, (0..20).map(|id| id.to_string()).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_to_nobody_is_answered_and_gives_its_credits_back() {
+        let credits = Credits::new(3);
+        let (sender, receiver) = control_channel(3);
+        drop(receiver);
+        let mut outgoing = deliveries(0..3, &credits);
+        sender.send_all(&mut outgoing).await;
+        assert_eq!((outgoing.len(), credits.free()), (0, 3));
+    }
 
     #[tokio::test]
     async fn behind_a_closed_gate_there_are_no_credits_whatever_closed_it() {

@@ -134,7 +134,7 @@ impl SourceContext {
         Delivery { event, origin: self.origin.clone(), key: Some(key), receipt, credit, intake: Intake::Direct { place } }
     }
 
-    /// Send all of these, in this order. Not cancel safe.
+    /// Send all of these, in this order, and leave none. Not cancel safe: what is left then is not sent.
     pub(crate) async fn send_all(&self, deliveries: &mut Vec<Delivery>) {
         self.control.send_all(deliveries).await;
     }

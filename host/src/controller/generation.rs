@@ -18,7 +18,7 @@ pub const EMIT: &str = "emit";
 /// The most emitted events that may wait for their handlers and sinks; then whoever emits is tried again later.
 pub(crate) const EMITTED: u64 = 100_000;
 
-/// What serves.
+/// What serves. It is looked into for each event: comparing short names is less than hashing them.
 #[derive(Debug, Default)]
 pub struct Generation {
     handlers: BTreeMap<Tenant, Vec<Arc<Handler>>>,

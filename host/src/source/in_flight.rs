@@ -25,6 +25,11 @@ impl<T> InFlight<T> {
         self.inside.is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.inside.len()
+    }
+
     /// The receipt of an event that is about to be sent; with its answer `of` is given back.
     pub(super) fn receipt(&mut self, of: T) -> Receipt {
         self.answers.receipt(self.inside.insert(of))
@@ -46,5 +51,26 @@ impl<T> InFlight<T> {
         }
         let (number, answer) = self.given.pop()?;
         Some((self.inside.remove(number), answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_are_given_in_their_order_each_with_what_it_answers() {
+        let mut in_flight = InFlight::default();
+        let receipts: Vec<Receipt> = (0..4).map(|of| in_flight.receipt(of)).collect();
+        let done = |receipt: Receipt| receipt.answer(Answer::Done { response: None });
+        let mut receipts = receipts.into_iter();
+        receipts.by_ref().take(2).for_each(done);
+        in_flight.wait().await;
+        receipts.for_each(done);
+        let mut answered = Vec::new();
+        while let Some((of, _)) = in_flight.next() {
+            answered.push((of, in_flight.len()));
+        }
+        assert_eq!(answered, [(0, 3), (1, 2), (2, 1), (3, 0)]);
     }
 }

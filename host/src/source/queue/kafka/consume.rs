@@ -37,8 +37,8 @@ type Messages<'a> = MessageStream<'a, Context>;
 const COMMIT_SOON: usize = 500;
 /// How long a stop goes on trying to commit.
 const LAST_COMMITS: Duration = Duration::from_secs(4);
-/// The most messages that one turn of the loop takes: enough that waking the host for them costs little, and no more than a processor keeps
-/// at hand until their answers come.
+/// The most messages that one turn of the loop takes: as many as a source has inside the host unless told otherwise, and no more than a
+/// processor's cache holds until their answers come. Of fewer the waking of the host costs more for each.
 const BATCH: usize = 256;
 /// How long the host may have no credit left before partitions are paused: a pause throws away what was fetched ahead.
 const GRACE: Duration = Duration::from_millis(200);
@@ -83,7 +83,7 @@ struct Consumption<'a> {
     leaving: VecDeque<Leaving>,
     /// Events inside the host.
     in_flight: InFlight<Taken>,
-    /// Those that go there with this turn of the loop.
+    /// Those that go there at the end of this turn of the loop.
     outgoing: Vec<Delivery>,
     /// What is no event, on its way to the dead letters.
     dying: FuturesUnordered<BoxFuture<'static, Answered>>,
@@ -164,7 +164,7 @@ impl<'a> Consumption<'a> {
                 message = messages.next(), if self.polls() => if let Some(message) = message { self.take(message, messages)? },
                 () = tokio::time::sleep_until(wait.into()) => {}
             }
-            self.turn().await?;
+            self.turn().await;
         }
         self.finish(messages).await;
         Ok(())
@@ -214,12 +214,7 @@ impl<'a> Consumption<'a> {
     }
 
     /// What is due after whatever happened.
-    async fn turn(&mut self) -> Result<(), SourceError> {
-        if !self.outgoing.is_empty() {
-            self.ctx.send_all(&mut self.outgoing).await;
-            // The host's turn: what it takes up now is still at hand, and so are its answers for the next turn here.
-            tokio::task::yield_now().await;
-        }
+    async fn turn(&mut self) {
         let now = Instant::now();
         if self.paused.is_none() && self.starving.is_some_and(|since| now >= since + GRACE) {
             let limit = self.ctx.credits().limit();
@@ -247,7 +242,11 @@ impl<'a> Consumption<'a> {
                 self.fed(None);
             }
         }
-        Ok(())
+        if !self.outgoing.is_empty() {
+            self.ctx.send_all(&mut self.outgoing).await;
+            // The host's turn: what it takes up now is still in the processor's cache, and so are its answers in the next turn here.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Commit what is new, beside everything else.
@@ -268,9 +267,11 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    /// As much is handled and not confirmed as may come again.
+    /// As much is handled and not confirmed as may come again, beside what the credits allow to be inside the host: there is also what has been
+    /// answered and not been looked at, of which the credits are free.
     fn unconfirmed(&self) -> bool {
-        self.partitions.uncommitted() >= self.config.commit_batch
+        let (uncommitted, batch) = (self.partitions.uncommitted(), self.config.commit_batch);
+        uncommitted >= batch || uncommitted + self.in_flight.len() >= batch.saturating_add(self.ctx.credits().limit())
     }
 
     /// Whether what waits in the store for this source is within its bound.
@@ -570,9 +571,7 @@ impl<'a> Consumption<'a> {
             }
             // What the store did not take at its last try comes again: a full backlog must not hold up the stop.
             self.empty_line();
-            if self.turn().await.is_err() {
-                break;
-            }
+            self.turn().await;
         }
         // A rebalance may be on, and the broker confirms no commit before it is over.
         let give_up = Instant::now() + LAST_COMMITS;

@@ -23,6 +23,7 @@ pub(super) type Place = (String, i32);
 /// What is needed to resolve an event: void when its partition was assigned anew since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
+    /// For who wants to know which: its partition is found by the two below.
     pub(super) partition: i32,
     pub(super) offset: i64,
     /// Where the partition is found.
