@@ -32,7 +32,8 @@ const CALM: Duration = Duration::from_secs(120);
 /// Run a configuration under load while its host is killed, stopped and cut from its databases, and tell what was lost or done twice.
 ///
 /// The handlers run for real, and so does what they call: give it a configuration that names test systems. Embedded queues and webhooks are
-/// fed; an embedded store is a fresh one, a store in PostgreSQL is the one that the configuration names.
+/// fed, and of Kafka and RabbitMQ topics and queues of the test's own, beside those that the configuration names; an embedded store is a fresh
+/// one, a store in PostgreSQL is the one that the configuration names.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CrashTest {
     /// A folder with a koksmat.toml, or a configuration file
@@ -73,7 +74,10 @@ impl CrashTest {
         tokio::select! {
             biased;
             // What was begun is dropped: the host is killed, the changed configuration is gone.
-            signal = signals.next() => Err(Failure::start(format!("{signal}: ended before there was a verdict"))),
+            signal = signals.next() => Err(Failure::start(format!(
+                "{signal}: ended before there was a verdict; topics and queues of brokers that were made for it are left, their names begin with {}",
+                plan::PREFIX
+            ))),
             ended = self.carry_out() => ended,
         }
     }
@@ -85,14 +89,20 @@ impl CrashTest {
             None => self.data.clone().into_bytes(),
         };
         let observer = Observer::start().await.map_err(Failure::start)?;
-        let plan = Plan::of(&self.path, seed, observer.address())?;
+        let plan = Plan::of(&self.path, seed, observer.address()).await?;
+        let code = self.carry_out_plan(&plan, seed, &data, &observer).await;
+        plan.remove_stand_ins().await.iter().for_each(|left| progress(format_args!("{left}")));
+        code
+    }
+
+    async fn carry_out_plan(&self, plan: &Plan, seed: u64, data: &[u8], observer: &Observer) -> Result<u8, Failure> {
         let cuts = Cuts::start(&plan.references).await.map_err(Failure::start)?;
         let until = self.faults.map_or(Until::Passed(self.r#for), Until::Faults);
         progress(format_args!("seed {seed}: {} {until}; log: {}", plan.fed_names(), plan.log.display()));
 
         let enough = CancellationToken::new();
-        let feed = Feed::start(&plan, self.rate, self.r#type.as_deref(), &data, &enough);
-        let mut faults = faults::Faults::new(&plan, &cuts, StdRng::seed_from_u64(seed));
+        let feed = Feed::start(plan, self.rate, self.r#type.as_deref(), data, &enough);
+        let mut faults = faults::Faults::new(plan, &cuts, StdRng::seed_from_u64(seed));
         let host = faults.rage(until).await;
         enough.cancel();
         let fed = feed.stop().await;
@@ -101,9 +111,9 @@ impl CrashTest {
             Err(error) => return Err(plan.failed(error)),
         };
         progress(format_args!("calm: {} events were accepted, waiting until they are handled", fed.len()));
-        let waiting = host.settle(CALM).await;
+        let waiting = host.settle(plan, CALM).await;
         let ended = faults.end(host).await.map_err(|error| plan.failed(error))?;
-        let verdict = Verdict::of(&plan, seed, &fed, &observer, &faults, waiting, ended).await.map_err(|error| plan.failed(error))?;
+        let verdict = Verdict::of(plan, seed, &fed, observer, &faults, waiting, ended).await.map_err(|error| plan.failed(error))?;
 
         if self.json {
             say(format_args!("{}", serde_json::to_string(&verdict).unwrap_or_default()));

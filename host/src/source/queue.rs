@@ -3,3 +3,4 @@
 pub mod embedded;
 pub mod kafka;
 pub mod rabbitmq;
+pub mod stand_in;

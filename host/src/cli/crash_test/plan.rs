@@ -6,13 +6,17 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use koksmat::{
     Config,
-    config::{Reply, SourceKind, StoreConfig},
+    config::{Reply, SourceConfig, SourceKind, StoreConfig},
+    source::queue::stand_in::StandIn,
 };
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -31,6 +35,8 @@ pub(super) enum Way {
     Queue,
     /// By HTTP, to this path.
     Webhook { path: String },
+    /// By its broker, where it reads this in place of what is somebody else's.
+    Broker(Arc<StandIn>),
 }
 
 /// A source that is fed.
@@ -45,13 +51,22 @@ impl Fed {
     pub(super) fn handler(&self) -> String {
         format!("{PREFIX}{}", self.source)
     }
+
+    /// Whether the events of one key are to be handled in their order.
+    fn is_ordered(&self) -> bool {
+        match &self.way {
+            Way::Queue => true,
+            Way::Webhook { .. } => false,
+            Way::Broker(stand_in) => stand_in.keeps_order(),
+        }
+    }
 }
 
 /// A test that can begin.
 pub(super) struct Plan {
     pub(super) fed: Vec<Fed>,
     /// Sources that get no more events than they get anyway, and why.
-    pub(super) not_fed: Vec<(String, &'static str)>,
+    pub(super) not_fed: Vec<(String, String)>,
     /// The handlers of the configuration.
     pub(super) handlers: Vec<String>,
     /// The changed configuration. It lies beside the other, whose paths are relative to it, and goes with this.
@@ -80,42 +95,43 @@ impl Drop for Plan {
 }
 
 impl Plan {
-    pub(super) fn of(path: &Path, seed: u64, observer: SocketAddr) -> Result<Self, Failure> {
+    /// Topics and queues that it makes on brokers are [removed](Self::remove_stand_ins) by whoever carries it out.
+    pub(super) async fn of(path: &Path, seed: u64, observer: SocketAddr) -> Result<Self, Failure> {
         let config = Config::load(path)?;
+        let run = format!("{seed}-{}", std::process::id());
+        let (mut fed, mut not_fed) = (Vec::new(), Vec::new());
+        for source in &config.sources {
+            match way_into(source, &run).await {
+                Ok(way) => fed.push(Fed { source: source.name.clone(), way }),
+                Err(why) => not_fed.push((source.name.clone(), why)),
+            }
+        }
+        if fed.is_empty() {
+            let why = not_fed.iter().map(|(source, why)| format!("\n  {source}: {why}")).collect::<String>();
+            return Err(Failure::usage(format!(
+                "{}: there is no source that could be fed: an embedded queue, or a webhook that answers when an event is accepted, or a queue of Kafka or \
+                 RabbitMQ{why}",
+                config.file.display()
+            )));
+        }
+        let made = fed.clone();
+        match Self::with(&config, fed, not_fed, run, observer) {
+            Ok(plan) => Ok(plan),
+            Err(failure) => {
+                remove_stand_ins(&made).await;
+                Err(failure)
+            }
+        }
+    }
+
+    fn with(config: &Config, fed: Vec<Fed>, not_fed: Vec<(String, String)>, run: String, observer: SocketAddr) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(&config.file).map_err(|error| Failure::usage(format!("{}: {error}", config.file.display())))?;
         // Loading has seen that it is TOML.
         let mut table: Table = text.parse().map_err(|error| Failure::usage(format!("{}: {error}", config.file.display())))?;
         let folder = tempfile::Builder::new().prefix("koksmat-crash-test-").tempdir().map_err(failed)?;
-        let run = format!("{seed}-{}", std::process::id());
 
         let script = folder.path().join("observer.js");
         std::fs::write(&script, SCRIPT).map_err(failed)?;
-        let (mut fed, mut not_fed) = (Vec::new(), Vec::new());
-        for source in &config.sources {
-            let way = match &source.kind {
-                SourceKind::Embedded(_) => Way::Queue,
-                SourceKind::Webhook(webhook) if webhook.reply == Reply::Accepted => Way::Webhook { path: webhook.path.clone() },
-                SourceKind::Webhook(_) => {
-                    not_fed.push((source.name.clone(), "it answers with its handler's response, and can have no second one"));
-                    continue;
-                }
-                SourceKind::Timer(_) => {
-                    not_fed.push((source.name.clone(), "it fires by itself"));
-                    continue;
-                }
-                SourceKind::Kafka(_) | SourceKind::Rabbitmq(_) | SourceKind::Poller(_) => {
-                    not_fed.push((source.name.clone(), "what it reads is somebody else's"));
-                    continue;
-                }
-            };
-            fed.push(Fed { source: source.name.clone(), way });
-        }
-        if fed.is_empty() {
-            return Err(Failure::usage(format!(
-                "{}: there is no source that could be fed: an embedded queue, or a webhook that answers when an event is accepted",
-                config.file.display()
-            )));
-        }
         let store = match &config.host.store {
             StoreConfig::Postgres { .. } => None,
             StoreConfig::Sqlite(_) | StoreConfig::Memory => Some(folder.path().join("data").join("koksmat.db")),
@@ -128,11 +144,8 @@ impl Plan {
             host.insert("store".into(), format!("sqlite:{}", store.display()).into());
         }
         for fed in &fed {
-            if let Way::Webhook { .. } = fed.way
-                && let Some(Value::Table(source)) = section(&mut table, "sources").get_mut(&fed.source)
-            {
-                source.remove("verify");
-                source.insert("id-header".into(), "x-crash-test-id".into());
+            if let Some(Value::Table(source)) = section(&mut table, "sources").get_mut(&fed.source) {
+                read_what_is_fed(source, &fed.way);
             }
             section(&mut table, "handlers").insert(fed.handler(), Value::Table(observer_of(fed, &script, observer, &run)));
         }
@@ -166,6 +179,26 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Remove what was made on brokers. What could not be removed, and why.
+    pub(super) async fn remove_stand_ins(&self) -> Vec<String> {
+        remove_stand_ins(&self.fed).await
+    }
+
+    /// Whether any source is fed by a broker.
+    pub(super) fn feeds_brokers(&self) -> bool {
+        stand_ins(&self.fed).next().is_some()
+    }
+
+    /// Whether a broker has something that was not acknowledged, or does not say.
+    pub(super) async fn brokers_hold_something(&self) -> bool {
+        for stand_in in stand_ins(&self.fed) {
+            if !matches!(stand_in.is_consumed().await, Ok(true)) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The sources that are fed.
     pub(super) fn fed_names(&self) -> String {
         self.fed.iter().map(|fed| fed.source.as_str()).collect::<Vec<_>>().join(", ")
@@ -180,6 +213,58 @@ impl Plan {
     /// The test could not be carried out.
     pub(super) fn failed(&self, why: String) -> Failure {
         Failure::start(format!("{why}; the host's log: {}", self.keep().join("host.log").display()))
+    }
+}
+
+fn stand_ins(fed: &[Fed]) -> impl Iterator<Item = &StandIn> {
+    fed.iter().filter_map(|fed| match &fed.way {
+        Way::Broker(stand_in) => Some(&**stand_in),
+        Way::Queue | Way::Webhook { .. } => None,
+    })
+}
+
+async fn remove_stand_ins(fed: &[Fed]) -> Vec<String> {
+    let mut left = Vec::new();
+    for stand_in in stand_ins(fed) {
+        left.extend(stand_in.remove().await.err());
+    }
+    left
+}
+
+/// How events get into a source, or why none do.
+async fn way_into(source: &SourceConfig, run: &str) -> Result<Way, String> {
+    match &source.kind {
+        SourceKind::Embedded(_) => Ok(Way::Queue),
+        SourceKind::Webhook(webhook) if webhook.reply == Reply::Accepted => Ok(Way::Webhook { path: webhook.path.clone() }),
+        SourceKind::Webhook(_) => Err("it answers with its handler's response, and can have no second one".into()),
+        SourceKind::Timer(_) => Err("it fires by itself".into()),
+        SourceKind::Poller(_) => Err("what it reads is somebody else's".into()),
+        SourceKind::Kafka(_) | SourceKind::Rabbitmq(_) => match StandIn::create(source, &format!("{PREFIX}{run}-{}", source.name)).await {
+            Some(made) => made.map(|stand_in| Way::Broker(Arc::new(stand_in))),
+            None => Err("it reads no broker".into()),
+        },
+    }
+}
+
+/// Have a source read what it is fed with, and nothing else.
+fn read_what_is_fed(source: &mut Table, way: &Way) {
+    match way {
+        Way::Queue => {}
+        Way::Webhook { .. } => {
+            source.remove("verify");
+            source.insert("id-header".into(), "x-crash-test-id".into());
+        }
+        Way::Broker(stand_in) if source.contains_key("topics") => {
+            source.insert("topics".into(), Value::Array(vec![stand_in.name().into()]));
+            // A group of its own, from the beginning: what the other has committed is of the other topic.
+            source.insert("group".into(), stand_in.name().into());
+            source.insert("start".into(), "earliest".into());
+            // Who takes the place of a member that was killed need not wait until its session is over.
+            if let Value::Table(settings) = source.entry("settings").or_insert_with(|| Value::Table(Table::new())) {
+                settings.entry("group.instance.id").or_insert_with(|| stand_in.name().into());
+            }
+        }
+        Way::Broker(stand_in) => drop(source.insert("queue".into(), stand_in.name().into())),
     }
 }
 
@@ -204,7 +289,7 @@ fn section<'a>(table: &'a mut Table, name: &str) -> &'a mut Table {
 }
 
 fn observer_of(fed: &Fed, script: &Path, observer: SocketAddr, run: &str) -> Table {
-    let ordered = matches!(fed.way, Way::Queue);
+    let ordered = fed.is_ordered();
     let table = |pairs: Vec<(&str, Value)>| Value::Table(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect());
     let text = |text: &str| Value::String(text.to_owned());
     let on = table(vec![("source", text(&fed.source))]);

@@ -53,7 +53,7 @@ pub(super) struct Verdict {
     stops: Stops,
     /// Dead letters, by handler.
     dead_letters: BTreeMap<String, usize>,
-    not_fed: Vec<(String, &'static str)>,
+    not_fed: Vec<(String, String)>,
 }
 
 impl Verdict {

@@ -28,7 +28,7 @@ mod intake;
 mod management;
 mod message;
 mod pace;
-mod queue;
+pub(crate) mod queue;
 mod session;
 mod window;
 

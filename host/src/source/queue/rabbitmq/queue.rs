@@ -2,7 +2,7 @@
 
 use lapin::{
     Connection, ErrorKind, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueDeclareOptions},
+    options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 
@@ -14,15 +14,15 @@ use crate::config::{Declare, QueueType, RabbitmqConfig};
 
 /// What is known of a queue that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
+pub(crate) struct Known {
     /// Only one consumer at a time gets messages; absent: nobody said.
-    pub(super) single_active_consumer: Option<bool>,
+    pub(crate) single_active_consumer: Option<bool>,
     /// Nobody could say whether what the broker gives up on is kept.
-    pub(super) unsafe_perhaps: bool,
+    pub(crate) unsafe_perhaps: bool,
 }
 
 /// See to it that the queue is there and loses nothing.
-pub(super) async fn prepare(connection: &Connection, config: &RabbitmqConfig) -> Result<Known, BrokerError> {
+pub(crate) async fn prepare(connection: &Connection, config: &RabbitmqConfig) -> Result<Known, BrokerError> {
     if let Some(exchange) = config.declare.as_ref().and_then(|declare| declare.dead_letter_exchange.as_deref()) {
         exchange_is_there(connection, exchange).await?;
     }
@@ -84,6 +84,21 @@ async fn declare(connection: &Connection, config: &RabbitmqConfig) -> Result<(),
         }));
     }
     let _ = channel.close(200, "OK".into()).await;
+    Ok(())
+}
+
+/// How many messages a queue has that are with no consumer.
+pub(crate) async fn left(connection: &Connection, queue: &str) -> Result<u32, BrokerError> {
+    let channel = connection.create_channel().await.map_err(said)?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let found = channel.queue_declare(short(queue, "a queue")?, options, FieldTable::default()).await.map_err(said)?;
+    Ok(found.message_count())
+}
+
+/// Remove a queue with what is in it.
+pub(crate) async fn remove(connection: &Connection, queue: &str) -> Result<(), BrokerError> {
+    let channel = connection.create_channel().await.map_err(said)?;
+    channel.queue_delete(short(queue, "a queue")?, QueueDeleteOptions::default()).await.map_err(said)?;
     Ok(())
 }
 
