@@ -5,11 +5,11 @@ use std::{fmt, time::Duration};
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::KafkaResult,
-    types::RDKafkaErrorCode,
+    metadata::MetadataTopic,
 };
 
 use super::{
@@ -183,8 +183,8 @@ fn admin(kafka: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, Strin
 fn is_committed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<bool> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
     let mut list = TopicPartitionList::new();
-    for found in metadata.topics().iter().filter(|found| found.name() == topic) {
-        found.partitions().iter().for_each(|partition| drop(list.add_partition(topic, partition.id())));
+    for partition in metadata.topics().iter().filter(|found| found.name() == topic).flat_map(MetadataTopic::partitions) {
+        list.add_partition(topic, partition.id());
     }
     for committed in consumer.committed_offsets(list, ANSWER)?.elements() {
         let (_, end) = consumer.fetch_watermarks(topic, committed.partition(), ANSWER)?;
@@ -196,7 +196,7 @@ fn is_committed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<bool> {
 }
 
 /// The first error of an answer with one result for each topic.
-fn answered<E: fmt::Display>(answer: Result<Vec<Result<String, (String, RDKafkaErrorCode)>>, E>) -> Result<(), String> {
+fn answered(answer: KafkaResult<Vec<TopicResult>>) -> Result<(), String> {
     let results = answer.map_err(|error| error.to_string())?;
     results.into_iter().try_for_each(|result| result.map(drop).map_err(|(_, code)| code.to_string()))
 }
