@@ -4,3 +4,6 @@ pub mod embedded;
 pub mod kafka;
 pub mod rabbitmq;
 pub mod stand_in;
+
+/// The type of a message that says none.
+pub const DEFAULT_TYPE: &str = "koksmat.queue.message";

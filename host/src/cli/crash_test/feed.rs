@@ -14,6 +14,7 @@ use hyper_util::{
 use koksmat::{
     Event,
     control::{Client, Request},
+    source::queue::DEFAULT_TYPE,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +23,6 @@ use super::plan::{Fed, Plan, Way};
 
 /// Senders for each source; in a queue each has a key of its own, so that its events have an order.
 const SENDERS: u32 = 8;
-/// What is published to a broker has this type unless the test is told another: that of a message which says none.
-const DEFAULT_TYPE: &str = "koksmat.queue.message";
 /// How long to wait before an event that was not accepted is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
 

@@ -239,10 +239,10 @@ async fn way_into(source: &SourceConfig, run: &str) -> Result<Way, String> {
         SourceKind::Webhook(_) => Err("it answers with its handler's response, and can have no second one".into()),
         SourceKind::Timer(_) => Err("it fires by itself".into()),
         SourceKind::Poller(_) => Err("what it reads is somebody else's".into()),
-        SourceKind::Kafka(_) | SourceKind::Rabbitmq(_) => match StandIn::create(source, &format!("{PREFIX}{run}-{}", source.name)).await {
-            Some(made) => made.map(|stand_in| Way::Broker(Arc::new(stand_in))),
-            None => Err("it reads no broker".into()),
-        },
+        SourceKind::Kafka(_) | SourceKind::Rabbitmq(_) => {
+            let stand_in = StandIn::create(source, &format!("{PREFIX}{run}-{}", source.name)).await?;
+            Ok(Way::Broker(Arc::new(stand_in)))
+        }
     }
 }
 

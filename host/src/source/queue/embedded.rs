@@ -14,6 +14,7 @@ use http::{
 };
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
+use super::DEFAULT_TYPE;
 use crate::{
     config::{EmbeddedConfig, Secret},
     event::Event,
@@ -24,8 +25,6 @@ use crate::{
     },
     store::Millis,
 };
-
-const DEFAULT_TYPE: &str = "koksmat.queue.message";
 
 /// `kind = "embedded"`.
 pub struct EmbeddedQueue {

@@ -49,16 +49,16 @@ impl fmt::Debug for StandIn {
 
 impl StandIn {
     /// Make one of this name beside what `source` reads: a topic with as many partitions, a queue that is declared as the other is (a durable
-    /// classic one, where nothing is declared). None: the source reads no broker.
+    /// classic one, where nothing is declared).
     ///
     /// # Errors
-    /// When the broker does not make it: in the broker's own words, without secrets.
-    pub async fn create(source: &SourceConfig, name: &str) -> Option<Result<Self, String>> {
-        Some(match &source.kind {
+    /// When the source reads no broker, or the broker does not make it: in the broker's own words, without secrets.
+    pub async fn create(source: &SourceConfig, name: &str) -> Result<Self, String> {
+        match &source.kind {
             SourceKind::Kafka(kafka) => Self::topic(source, kafka, name).await,
             SourceKind::Rabbitmq(rabbitmq) => Self::queue(source, rabbitmq, name).await,
-            _ => return None,
-        })
+            _ => Err("it reads no broker".into()),
+        }
     }
 
     async fn topic(source: &SourceConfig, kafka: &KafkaConfig, name: &str) -> Result<Self, String> {
@@ -185,6 +185,10 @@ fn is_committed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<bool> {
     let mut list = TopicPartitionList::new();
     for partition in metadata.topics().iter().filter(|found| found.name() == topic).flat_map(MetadataTopic::partitions) {
         list.add_partition(topic, partition.id());
+    }
+    if list.count() == 0 {
+        // A topic that is not known, or not any more, says nothing of what was in it.
+        return Ok(false);
     }
     for committed in consumer.committed_offsets(list, ANSWER)?.elements() {
         let (_, end) = consumer.fetch_watermarks(topic, committed.partition(), ANSWER)?;

@@ -8,14 +8,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 
+use super::super::DEFAULT_TYPE;
 use crate::event::{
     Event,
     cloudevents::{self, CloudEventError},
     is_credential,
 };
 
-/// The type of a message that says none.
-const DEFAULT_TYPE: &str = "koksmat.queue.message";
 /// What the names of attributes begin with in headers.
 const PREFIX: &str = "ce_";
 

@@ -8,6 +8,7 @@ use lapin::{
 };
 use sha2::{Digest, Sha256};
 
+use super::super::DEFAULT_TYPE;
 use crate::{
     event::{
         Event,
@@ -17,7 +18,6 @@ use crate::{
     source::http::{MAX_KEY, own_key},
 };
 
-pub(super) const DEFAULT_TYPE: &str = "koksmat.queue.message";
 /// How often a quorum queue has delivered the message before and got it back.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
