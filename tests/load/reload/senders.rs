@@ -28,6 +28,9 @@ const BODY: &str = r#"{"sku":"TEA-0042","quantity":12,"price":7.25}"#;
 /// The most that wait to be sent to a broker or database that does not keep up.
 const MOST: usize = 10_000;
 
+/// How long the client keeps a connection that it does not use: less than the host does, or it may send into one that is being closed.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// Where each kind of event goes, for each of the handlers.
 pub(crate) struct Senders {
     pub(crate) memory: [MemorySender; 2],
@@ -49,7 +52,7 @@ pub(crate) struct Sending {
 impl Senders {
     pub(crate) fn start(self) -> Sending {
         let mut sending = Sending { senders: JoinSet::new(), waiting: TaskTracker::new(), enough: CancellationToken::new() };
-        let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).build_http();
         for (n, handler) in HANDLERS.into_iter().enumerate() {
             let steady = n == 0;
             sending.add("memory", n, {

@@ -1,6 +1,11 @@
 //! Compiling leaves the processors to calls, and what is large keeps nobody waiting.
 
 use std::thread::available_parallelism;
+#[cfg(target_os = "linux")]
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use rayon::ThreadPoolBuilder;
 use wasmtime::Engine;
@@ -57,9 +62,51 @@ fn give_way(is_large: bool) {
             } else {
                 take_short_turns();
                 libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter);
+                PUT_ASIDE.set(Some((put_aside(), None)));
             }
         }
     }
+}
+
+/// How long what gives way rests between two functions,
+#[cfg(target_os = "linux")]
+const REST: Duration = Duration::from_micros(200);
+/// and for how long it goes on doing so after others wanted its processor.
+#[cfg(target_os = "linux")]
+const WANTED: Duration = Duration::from_millis(10);
+
+#[cfg(target_os = "linux")]
+thread_local! {
+    /// How often the kernel had put this thread aside when it was last looked at, and when that had become more. None: it never rests.
+    static PUT_ASIDE: Cell<Option<(libc::c_long, Option<Instant>)>> = const { Cell::new(None) };
+}
+
+/// Between two functions, on the thread that compiles them: have its processor fall idle for a moment, if others want it.
+///
+/// One that falls idle takes over at once what waits for another processor. One that has anything to run does not, be it idle by policy: it
+/// looks at the others every few milliseconds, and so long waits who could run here (`sched_balance_newidle` in Linux's kernel/sched/fair.c).
+#[cfg_attr(target_os = "linux", expect(clippy::disallowed_methods, reason = "nothing is waited for but time"))]
+pub(super) fn rest() {
+    #[cfg(target_os = "linux")]
+    PUT_ASIDE.with(|seen| {
+        let Some((before, wanted)) = seen.get() else { return };
+        let now = put_aside();
+        let wanted = if now == before { wanted } else { Some(Instant::now()) };
+        seen.set(Some((now, wanted)));
+        if wanted.is_some_and(|wanted| wanted.elapsed() < WANTED) {
+            std::thread::sleep(REST);
+        }
+    });
+}
+
+/// How often the kernel has put this thread aside for another one.
+#[cfg(target_os = "linux")]
+fn put_aside() -> libc::c_long {
+    // SAFETY: all of it are numbers.
+    let mut usage = unsafe { std::mem::zeroed::<libc::rusage>() };
+    // SAFETY: `usage` lives. Where it is refused nobody rests.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
+    usage.ru_nivcsw
 }
 
 /// The shortest slice there is, in nanoseconds.
@@ -113,6 +160,28 @@ mod tests {
         assert_eq!(attributes.sched_policy, libc::SCHED_IDLE as u32);
         // A kernel that has no such setting says 0.
         assert!([0, SLICE].contains(&attributes.sched_runtime), "{}", attributes.sched_runtime);
+    }
+
+    fn rests() -> bool {
+        let began = Instant::now();
+        rest();
+        began.elapsed() >= REST
+    }
+
+    #[test]
+    fn what_gives_way_rests_while_others_want_its_processor() {
+        let compiling = || {
+            PUT_ASIDE.set(Some((put_aside() - 1, None)));
+            assert!(rests(), "it was put aside");
+            assert!((0..1_000).any(|_| !rests()), "it rests though nobody wants the processor any more");
+        };
+        std::thread::spawn(compiling).join().unwrap();
+    }
+
+    #[test]
+    fn what_gives_no_way_never_rests() {
+        rest();
+        assert_eq!(PUT_ASIDE.get(), None);
     }
 
     #[test]

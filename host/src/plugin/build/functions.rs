@@ -11,6 +11,8 @@ use quick_cache::{
 };
 use wasmtime::CacheStore;
 
+use super::compiler;
+
 /// What all of it may take, in bytes: the engine of scripts has 3.5 MB, a small component some 100 KB. What is not used again goes first.
 const MAX_SIZE: u64 = 4 << 20;
 /// What one takes, about, in bytes.
@@ -47,10 +49,12 @@ impl Functions {
 
 impl CacheStore for Functions {
     fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
+        compiler::rest();
         self.0.get(key).map(|code| Cow::Owned(code.to_vec()))
     }
 
     fn insert(&self, key: &[u8], code: Vec<u8>) -> bool {
+        compiler::rest();
         let keeps = KEEPS.get();
         if keeps {
             self.0.insert(key.into(), code.into());
@@ -78,7 +82,7 @@ impl Weighter<Box<[u8]>, Arc<[u8]>> for Size {
 mod tests {
     use wasmtime::{Config, Engine};
 
-    use super::{super::compiler, *};
+    use super::*;
 
     fn engine(functions: &Arc<Functions>) -> Engine {
         let mut config = Config::new();
