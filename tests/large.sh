@@ -18,3 +18,5 @@ KOKSMAT_TEST_EVENTS=200000 KOKSMAT_TEST_FAULTS=30 it kafka::faults::hosts_that_a
 KOKSMAT_TEST_EVENTS=50000 KOKSMAT_TEST_FAULTS=50 it rabbitmq::faults
 KOKSMAT_TEST_RELOADS=1000 KOKSMAT_TEST_SAVES=200 KOKSMAT_TEST_PLUGINS=1000 it reload::figures
 KOKSMAT_TEST_GONE=60 it kafka::gone::a_broker_that_is_gone
+KOKSMAT_TEST_GONE=60 it rabbitmq::failing::a_broker_that_goes_away
+KOKSMAT_TEST_GONE=60 it databases::claims::a_database_that_goes_away

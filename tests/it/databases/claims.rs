@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use koksmat_tests::{
     Folder, Inside, Process, Proxy, TestHost, Witness,
     databases::{SERVERS, Server},
-    until,
+    services, until,
 };
 
 use super::{
@@ -219,6 +219,7 @@ async fn the_rows_of_a_host_that_died_are_taken_over_when_its_leases_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_goes_away_is_waited_for_and_nothing_is_lost_or_doubled() {
+    let away = Duration::from_secs(services::figure("KOKSMAT_TEST_GONE", 3) as u64);
     for server in SERVERS {
         let database = server.database("away").await;
         let mut connection = events(&database).await;
@@ -236,6 +237,10 @@ async fn a_database_that_goes_away_is_waited_for_and_nothing_is_lost_or_doubled(
             witness.hears(rows - 60).await;
             proxy.close();
             until("the source not to be ready", || async { (process.admin("/readyz").await.status == 503).then_some(()) }).await;
+            if round == 2 {
+                tokio::time::sleep(away).await;
+                assert_eq!(process.admin("/livez").await.status, 200, "{server:?}");
+            }
             proxy.open();
             process.ready().await;
             connection.until(MARKS, rows).await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use koksmat_tests::{
     Folder, Process,
     rabbitmq::{ADDRESS, MANAGEMENT, Rabbitmq, TLS_URL, URL, certificate, name, text},
-    until,
+    services, until,
 };
 use tokio::net::{TcpListener, TcpStream};
 
@@ -69,6 +69,7 @@ fn problems(host: &Process) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_away_and_comes_back() {
     const MESSAGES: usize = 600;
+    let away = std::time::Duration::from_secs(services::figure("KOKSMAT_TEST_GONE", 3) as u64);
     let (queue, proxy) = (Queue::quorum().await, Proxy::start().await);
     let folder = queue.counted(&proxy.url(), "in-flight = 32");
     let mut host = Process::start(&folder).await;
@@ -78,11 +79,17 @@ async fn a_broker_that_goes_away_and_comes_back() {
         proxy.cut();
         until("readiness to show it", || async { (host.admin("/readyz").await.status == 503).then_some(()) }).await;
         host.line("the connection to RabbitMQ was lost").await;
+        if round == 3 {
+            tokio::time::sleep(away).await;
+            assert_eq!(host.admin("/livez").await.status, 200);
+        }
         proxy.mend();
         until("readiness to show it", || async { (host.admin("/readyz").await.status == 200).then_some(()) }).await;
     }
     until_handled(&folder, MESSAGES).await;
     until("the queue to be empty", || async { (queue.broker.count(&queue.name).await == 0).then_some(()) }).await;
+    let said = problems(&host);
+    assert!((3..=6).contains(&said.len()), "once per change and not at every attempt: {said:?}");
     host.stops_well().await;
     assert_eq!((handled(&folder), repeated(&folder)), (MESSAGES, 0));
     assert_eq!((queue.broker.count(&queue.name).await, queue.broker.count(&queue.dead).await), (0, 0));
