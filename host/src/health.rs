@@ -1,7 +1,7 @@
 //! What readiness knows: whether the host takes events, and what each source says of itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -17,6 +17,9 @@ use crate::{
     tenant::Tenant,
 };
 
+/// The most problems of one outage that are kept to log none of them twice.
+const LOGGED: usize = 8;
+
 /// Shared by the sources, which report, and the admin listener, which shows.
 #[derive(Clone, Default)]
 pub struct Health(Arc<Inner>);
@@ -30,11 +33,41 @@ struct Inner {
 #[derive(Default)]
 struct State {
     phase: Phase,
-    sources: BTreeMap<(String, String), SourceHealth>,
+    sources: BTreeMap<(String, String), SourceState>,
     store_problem: Option<String>,
-    sinks: BTreeMap<String, Option<String>>,
+    sinks: BTreeMap<String, SinkState>,
     paused: Paused,
     late: Late,
+}
+
+struct SourceState {
+    health: SourceHealth,
+    logged: Logged,
+}
+
+#[derive(Default)]
+struct SinkState {
+    problem: Option<String>,
+    logged: Logged,
+}
+
+/// The problems of one outage that were logged. A server that is away ends its connections now one way, now another: each attempt has
+/// another problem than the one before, and still nothing new is to be said.
+#[derive(Default)]
+struct Logged(VecDeque<String>);
+
+impl Logged {
+    /// Whether this one was not logged yet. Now it is.
+    fn is_new(&mut self, problem: &str) -> bool {
+        if self.0.iter().any(|known| known == problem) {
+            return false;
+        }
+        if self.0.len() == LOGGED {
+            self.0.pop_front();
+        }
+        self.0.push_back(problem.to_owned());
+        true
+    }
 }
 
 /// Where the host is in its life.
@@ -118,7 +151,7 @@ impl Health {
             let kind = origin.kind.to_string();
             let health = SourceHealth { kind, ready: false, problem: None, last_error: None, paused: None, held_back: None, restarts: 0 };
             // One that was started again with other settings begins anew.
-            s.sources.insert(key(origin), health);
+            s.sources.insert(key(origin), SourceState { health, logged: Logged::default() });
         });
     }
 
@@ -134,34 +167,34 @@ impl Health {
 
     pub(crate) fn source_ready(&self, origin: &Origin) {
         let before = self.change(|s| {
-            let health = s.sources.get_mut(&key(origin))?;
-            let before = (health.ready, health.problem.take());
-            health.ready = true;
-            Some(before)
+            let source = s.sources.get_mut(&key(origin))?;
+            source.logged = Logged::default();
+            source.health.problem = None;
+            Some(std::mem::replace(&mut source.health.ready, true))
         });
-        if let Some((false, _)) = before {
+        if before == Some(false) {
             tracing::info!(tenant = %origin.tenant, source = %origin.source, kind = %origin.kind, "source takes events");
         }
     }
 
+    /// What keeps a source from taking events now. Logged once until it takes events again.
     pub(crate) fn source_unready(&self, origin: &Origin, why: &str) {
-        let changed = self.change(|s| {
-            let Some(health) = s.sources.get_mut(&key(origin)) else { return false };
-            let changed = health.ready || health.problem.as_deref() != Some(why);
+        let is_new = self.change(|s| {
+            let Some(SourceState { health, logged }) = s.sources.get_mut(&key(origin)) else { return false };
             health.ready = false;
             health.problem = Some(why.to_owned());
             health.last_error = Some(LastError { at: now(), error: why.to_owned() });
-            changed
+            logged.is_new(why)
         });
-        if changed {
+        if is_new {
             tracing::warn!(tenant = %origin.tenant, source = %origin.source, kind = %origin.kind, problem = why, "source cannot take events");
         }
     }
 
     pub(crate) fn source_held_back(&self, tenant: &Tenant, source: &str, why: Option<&str>) {
         self.change(|s| {
-            if let Some(health) = s.sources.get_mut(&(tenant.to_string(), source.to_owned())) {
-                health.held_back = why.map(str::to_owned);
+            if let Some(source) = s.sources.get_mut(&(tenant.to_string(), source.to_owned())) {
+                source.health.held_back = why.map(str::to_owned);
             }
         });
     }
@@ -180,8 +213,8 @@ impl Health {
 
     pub(crate) fn source_restarted(&self, origin: &Origin) {
         self.change(|s| {
-            if let Some(health) = s.sources.get_mut(&key(origin)) {
-                health.restarts += 1;
+            if let Some(source) = s.sources.get_mut(&key(origin)) {
+                source.health.restarts += 1;
             }
         });
     }
@@ -201,19 +234,30 @@ impl Health {
 
     /// There is a sink of this name, `tenant/sink`.
     pub(crate) fn expect_sink(&self, sink: &str) {
-        self.change(|s| drop(s.sinks.insert(sink.to_owned(), None)));
+        self.change(|s| drop(s.sinks.insert(sink.to_owned(), SinkState::default())));
     }
 
-    /// What keeps a sink from publishing now; `None`: nothing any more. Logged once per change.
+    /// What keeps a sink from publishing now, logged once until it publishes again; `None`: nothing any more.
     pub(crate) fn sink_problem(&self, sink: &str, problem: Option<&str>) {
-        let known = self.0.state.lock().unwrap_or_else(PoisonError::into_inner).sinks.get(sink).cloned().flatten();
+        let known = self.0.state.lock().unwrap_or_else(PoisonError::into_inner).sinks.get(sink).and_then(|s| s.problem.clone());
         if known.as_deref() == problem {
             return;
         }
-        self.change(|s| drop(s.sinks.insert(sink.to_owned(), problem.map(str::to_owned))));
+        let is_new = self.change(|s| {
+            let state = s.sinks.entry(sink.to_owned()).or_default();
+            state.problem = problem.map(str::to_owned);
+            match problem {
+                Some(problem) => state.logged.is_new(problem),
+                None => {
+                    state.logged = Logged::default();
+                    true
+                }
+            }
+        });
         match problem {
-            Some(problem) => tracing::warn!(sink, problem, "sink cannot publish: what is emitted waits in the store"),
+            Some(problem) if is_new => tracing::warn!(sink, problem, "sink cannot publish: what is emitted waits in the store"),
             None => tracing::info!(sink, "sink publishes again"),
+            _ => {}
         }
     }
 
@@ -224,7 +268,8 @@ impl Health {
     /// What readiness knows now.
     pub fn report(&self) -> Report {
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let sources: BTreeMap<_, _> = state.sources.iter().map(|((t, s), h)| (format!("{t}/{s}"), state.shown(t, s, h))).collect();
+        let sources: BTreeMap<_, _> =
+            state.sources.iter().map(|((t, s), source)| (format!("{t}/{s}"), state.shown(t, s, &source.health))).collect();
         Report {
             // One that is paused takes nothing because somebody wants that: no reason to send everything else elsewhere.
             ready: state.phase == Phase::Running
@@ -233,7 +278,7 @@ impl Health {
                 && sources.values().all(|s| s.ready || s.paused.is_some()),
             phase: state.phase,
             store: state.store_problem.clone(),
-            sinks: state.sinks.clone(),
+            sinks: state.sinks.iter().map(|(name, sink)| (name.clone(), sink.problem.clone())).collect(),
             sources,
             paused_handlers: state.paused_handlers(),
             late_handlers: state.late.iter().map(|((tenant, name), problem)| (format!("{tenant}/{name}"), problem.clone())).collect(),
@@ -268,4 +313,28 @@ impl State {
 
 fn key(origin: &Origin) -> (String, String) {
     (origin.tenant.to_string(), origin.source.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_logged_once_in_an_outage_though_another_came_between() {
+        let mut logged = Logged::default();
+        assert_eq!(
+            ["reset", "closed", "reset", "closed", "refused"].map(|problem| logged.is_new(problem)),
+            [true, true, false, false, true]
+        );
+    }
+
+    #[test]
+    fn no_more_problems_are_kept_than_a_few() {
+        let mut logged = Logged::default();
+        for n in 0..100 {
+            assert!(logged.is_new(&format!("connection {n} was lost")));
+        }
+        assert_eq!(logged.0.len(), LOGGED);
+        assert!(!logged.is_new("connection 99 was lost"));
+    }
 }

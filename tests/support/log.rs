@@ -47,6 +47,23 @@ pub async fn line(handler: &str, text: &str) -> Line {
     .await
 }
 
+/// What the one source of a host said that it could not take events for, a list for each time it could not. In none is anything said twice.
+pub fn outages(log: &[String]) -> Vec<Vec<String>> {
+    let mut outages = vec![vec![]];
+    for line in log {
+        if line.contains("source takes events") {
+            outages.push(vec![]);
+        } else if line.contains("source cannot take events") {
+            let problem = line.split_once("problem=").unwrap_or_else(|| panic!("a problem: {line}")).1.to_owned();
+            let said = outages.last_mut().unwrap();
+            assert!(!said.contains(&problem), "said twice: {}", log.join("\n"));
+            said.push(problem);
+        }
+    }
+    outages.retain(|said| !said.is_empty());
+    outages
+}
+
 struct Listener;
 
 impl<S: tracing::Subscriber> Layer<S> for Listener {
