@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
 
 use crate::store::StoreError;
 
@@ -55,7 +55,7 @@ pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, 
          PRAGMA journal_size_limit = 67108864;",
     )?;
     connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "OFF" })?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    keep_statements(&connection)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     migrate(&transaction, version)?;
     let start = match who {
@@ -69,7 +69,7 @@ pub(super) fn open(path: &Path, durable: bool, who: Who) -> Result<(Connection, 
 /// The newest schema in an empty database.
 #[cfg(test)]
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    keep_statements(connection)?;
     let transaction = connection.transaction()?;
     migrate(&transaction, 0)?;
     transaction.commit()?;
@@ -89,8 +89,16 @@ pub(super) fn begin_start(connection: &mut Connection) -> Result<Start, StoreErr
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.execute_batch("PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4000;")?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    keep_statements(&connection)?;
     Ok(connection)
+}
+
+/// Prepare a statement once. Without the query planner's [stability guarantee](https://www.sqlite.org/queryplanner-ng.html#qpstab) SQLite
+/// plans it anew whenever a bound value changes that it could plan with, such as a limit; none here gains from that.
+fn keep_statements(connection: &Connection) -> Result<(), StoreError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
 }
 
 /// The end is a stop: nothing was running.

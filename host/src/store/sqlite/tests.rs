@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures_util::{future::join_all, poll};
-use rusqlite::Connection;
+use rusqlite::{Connection, StatementStatus};
 use tempfile::TempDir;
 
 use super::{SqliteStore, schema, writer::Survive};
@@ -53,6 +53,21 @@ fn place() -> (TempDir, PathBuf) {
 
 fn open(path: &Path) -> SqliteStore {
     SqliteStore::open(path).unwrap()
+}
+
+#[test]
+fn a_statement_is_planned_once_whatever_its_values() {
+    let (_folder, path) = place();
+    let _store = open(&path);
+    let mut fresh = Connection::open_in_memory().unwrap();
+    schema::prepare(&mut fresh).unwrap();
+    for connection in [fresh, schema::open_reader(&path).unwrap()] {
+        let mut statement = connection.prepare("SELECT id FROM task WHERE state = 0 AND due <= ?1 ORDER BY due LIMIT ?2").unwrap();
+        for n in 0..10 {
+            assert!(statement.query([n, n]).unwrap().next().unwrap().is_none());
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+    }
 }
 
 /// Keep the writer busy until the answer is dropped: what is handed over meanwhile becomes one group.
