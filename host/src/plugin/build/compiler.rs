@@ -62,7 +62,7 @@ fn give_way(is_large: bool) {
             } else {
                 take_short_turns();
                 libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter);
-                PUT_ASIDE.set(Some((put_aside(), None)));
+                TURN.set(Some(Turn { put_aside: put_aside(), wanted: None, computed: computed() }));
             }
         }
     }
@@ -71,14 +71,29 @@ fn give_way(is_large: bool) {
 /// How long what gives way rests between two functions,
 #[cfg(target_os = "linux")]
 const REST: Duration = Duration::from_micros(200);
+/// how long it must have computed before it does: many functions are shorter than a rest,
+#[cfg(target_os = "linux")]
+const COMPUTE: Duration = Duration::from_micros(300);
 /// and for how long it goes on doing so after others wanted its processor.
 #[cfg(target_os = "linux")]
 const WANTED: Duration = Duration::from_millis(10);
 
+/// What a thread that gives way knows of its turn on the processor.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    /// How often the kernel had put it aside when it was last looked at,
+    put_aside: libc::c_long,
+    /// and when that had become more.
+    wanted: Option<Instant>,
+    /// How long it had computed when it last rested.
+    computed: Duration,
+}
+
 #[cfg(target_os = "linux")]
 thread_local! {
-    /// How often the kernel had put this thread aside when it was last looked at, and when that had become more. None: it never rests.
-    static PUT_ASIDE: Cell<Option<(libc::c_long, Option<Instant>)>> = const { Cell::new(None) };
+    /// None: it gives no way.
+    static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
 }
 
 /// Between two functions, on the thread that compiles them: have its processor fall idle for a moment, if others want it.
@@ -88,15 +103,28 @@ thread_local! {
 #[cfg_attr(target_os = "linux", expect(clippy::disallowed_methods, reason = "nothing is waited for but time"))]
 pub(super) fn rest() {
     #[cfg(target_os = "linux")]
-    PUT_ASIDE.with(|seen| {
-        let Some((before, wanted)) = seen.get() else { return };
-        let now = put_aside();
-        let wanted = if now == before { wanted } else { Some(Instant::now()) };
-        seen.set(Some((now, wanted)));
-        if wanted.is_some_and(|wanted| wanted.elapsed() < WANTED) {
+    TURN.with(|kept| {
+        let Some(mut turn) = kept.get() else { return };
+        let put_aside = put_aside();
+        if turn.put_aside != put_aside {
+            (turn.put_aside, turn.wanted) = (put_aside, Some(Instant::now()));
+        }
+        let computed = computed();
+        if turn.wanted.is_some_and(|wanted| wanted.elapsed() < WANTED) && computed.saturating_sub(turn.computed) >= COMPUTE {
+            turn.computed = computed;
             std::thread::sleep(REST);
         }
+        kept.set(Some(turn));
     });
+}
+
+/// How long this thread has had a processor.
+#[cfg(target_os = "linux")]
+fn computed() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives. Where it is refused nobody rests.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// How often the kernel has put this thread aside for another one.
@@ -171,13 +199,29 @@ mod tests {
         began.elapsed() >= REST
     }
 
+    fn compute() {
+        let until = computed() + COMPUTE;
+        while computed() < until {}
+    }
+
     #[test]
     fn what_gives_way_rests_while_others_want_its_processor() {
         let compiling = || {
             let functions = functions::Functions::new();
-            PUT_ASIDE.set(Some((put_aside() - 1, None)));
+            TURN.set(Some(Turn { put_aside: put_aside() - 1, wanted: None, computed: computed() }));
+            compute();
             assert!(rests(&functions), "it was put aside");
-            assert!((0..1_000).any(|_| !rests(&functions)), "it rests though nobody wants the processor any more");
+            let has_just_rested = |_| {
+                compute();
+                rests(&functions);
+                !rests(&functions)
+            };
+            assert!((0..100).any(has_just_rested), "it rests though it computed nothing");
+            let is_not_wanted = |_| {
+                compute();
+                !rests(&functions)
+            };
+            assert!((0..1_000).any(is_not_wanted), "it rests though nobody wants the processor any more");
         };
         std::thread::spawn(compiling).join().unwrap();
     }
@@ -185,7 +229,7 @@ mod tests {
     #[test]
     fn what_gives_no_way_never_rests() {
         rest();
-        assert_eq!(PUT_ASIDE.get(), None);
+        assert!(TURN.get().is_none());
     }
 
     #[test]
