@@ -275,7 +275,7 @@ impl SourceContext {
         self.health.source_ready(&self.origin);
     }
 
-    /// The source cannot take events now, and why (no secrets). Logged once per change and shown in readiness.
+    /// The source cannot take events now, and why (no secrets). Each reason is logged once until it takes events again; readiness shows the last.
     pub fn unready(&self, why: impl std::fmt::Display) {
         self.health.source_unready(&self.origin, &why.to_string());
     }
