@@ -91,6 +91,9 @@ trait Mode: Send {
         false
     }
 
+    /// The database did not do what it was asked to: what else is connected to it may be gone too.
+    fn failed(&mut self) {}
+
     /// How often what is in flight, or handled and not marked yet, has to be held on to.
     fn renew_every(&self) -> Option<Duration> {
         None
@@ -467,6 +470,7 @@ impl<M: Mode> Poller<M> {
     fn failed(&mut self, error: &PollError) {
         self.failures += 1;
         self.due = Instant::now() + self.backoff.after_failure();
+        self.mode.failed();
         self.ctx.unready(error);
     }
 

@@ -263,6 +263,31 @@ async fn a_database_that_goes_away_is_waited_for_and_nothing_is_lost_or_doubled(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_away_while_there_was_nothing_to_do_is_back_for_good() {
+    for server in SERVERS {
+        let database = server.database("idle").await;
+        let mut connection = events(&database).await;
+        let proxy = Proxy::start("127.0.0.1:0", server.address()).await;
+        let witness = Witness::start().await;
+        let settings = "every = \"10ms\"\nin-flight = 16\nclaim = { table = \"events\", key = \"id\" }";
+        let process = Process::start(&polling_at(&database.url_at(proxy.address()), settings, &witness, "event.id")).await;
+        for round in 1..=3 {
+            connection.execute(&format!("INSERT INTO events (note) VALUES {}", ["('x')"; 100].join(", "))).await;
+            connection.until(MARKS, round * 100).await;
+            if round < 3 {
+                proxy.close();
+                until("the source not to be ready", || async { (process.admin("/readyz").await.status == 503).then_some(()) }).await;
+                proxy.open();
+                process.ready().await;
+            }
+        }
+        let outages = outages(&process.stop().await.log);
+        assert_eq!(outages.len(), 2, "{server:?}: every connection is a new one after an outage: {outages:?}");
+        database.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_claimed_by_a_statement_without_an_answer_is_given_back() {
     for server in SERVERS {
         let database = server.database("doubt").await;

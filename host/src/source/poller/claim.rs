@@ -277,6 +277,13 @@ impl Mode for Claims {
         self.looks.passed_by()
     }
 
+    fn failed(&mut self) {
+        // Used now and then, it would be found dead after the other is back: an outage of its own, that was none.
+        if let Some(completing) = &mut self.completing {
+            completing.database.disconnect();
+        }
+    }
+
     fn renew_every(&self) -> Option<Duration> {
         Some(self.store.table.lease / 3)
     }

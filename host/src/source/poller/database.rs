@@ -63,6 +63,15 @@ impl Database {
         }
     }
 
+    /// Give the connection to a server up; what is asked next begins with a new one.
+    pub(super) fn disconnect(&mut self) {
+        match self {
+            Self::Postgres(postgres) => postgres.disconnect(),
+            Self::MySql(mysql) => mysql.disconnect(),
+            Self::Sqlite(_) | Self::Unknown(_) => {}
+        }
+    }
+
     /// All rows of a statement that changes nothing, at most `limit`.
     ///
     /// Cancel safe: nothing is changed.

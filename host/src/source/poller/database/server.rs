@@ -72,6 +72,11 @@ impl<K: Kind> Server<K> {
         Ok(self.open.insert(open))
     }
 
+    /// Give the connection up.
+    pub(super) fn disconnect(&mut self) {
+        self.open = None;
+    }
+
     /// Say what went wrong, and make sure that the next try begins with a new connection.
     pub(in crate::source::poller) fn check<T>(&mut self, doing: &'static str, result: sqlx::Result<T>) -> Result<T, DatabaseError> {
         result.map_err(|error| {
