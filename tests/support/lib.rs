@@ -23,7 +23,7 @@ pub use fleet::Fleet;
 pub use folder::Folder;
 pub use host::TestHost;
 pub use inside::Inside;
-pub use log::outages;
+pub use log::{outages, outages_of_sink};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use traffic::Traffic;

@@ -49,11 +49,20 @@ pub async fn line(handler: &str, text: &str) -> Line {
 
 /// What the one source of a host said that it could not take events for, a list for each time it could not. In none is anything said twice.
 pub fn outages(log: &[String]) -> Vec<Vec<String>> {
+    told(log, "source cannot take events", "source takes events")
+}
+
+/// The same of what the one sink of a host could not publish for.
+pub fn outages_of_sink(log: &[String]) -> Vec<Vec<String>> {
+    told(log, "sink cannot publish", "sink publishes again")
+}
+
+fn told(log: &[String], is_away: &str, is_back: &str) -> Vec<Vec<String>> {
     let mut outages = vec![vec![]];
     for line in log {
-        if line.contains("source takes events") {
+        if line.contains(is_back) {
             outages.push(vec![]);
-        } else if line.contains("source cannot take events") {
+        } else if line.contains(is_away) {
             let problem = line.split_once("problem=").unwrap_or_else(|| panic!("a problem: {line}")).1.to_owned();
             let said = outages.last_mut().unwrap();
             assert!(!said.contains(&problem), "said twice: {}", log.join("\n"));

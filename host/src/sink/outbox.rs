@@ -1,6 +1,12 @@
 //! Publishes what waits for one sink in the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +41,15 @@ struct Shared {
     settler: Arc<Settler>,
     bell: Bell,
     health: Health,
+    /// How often the broker was found not to take events. What is on its way then fails together, which is once, and what of it had arrived
+    /// before says nothing of the broker now.
+    outages: AtomicU64,
+}
+
+/// What became of one event, and how many outages there were when it was on its way.
+struct Sent {
+    ended: Ended,
+    outages: u64,
 }
 
 /// What became of one event.
@@ -52,7 +67,7 @@ impl Outbox {
     pub(crate) fn new(sink: SinkConfig, store: Arc<dyn Store>, settler: Arc<Settler>, bell: Bell, health: Health) -> Self {
         let want = Want { tenant: sink.tenant.clone(), source: EMIT.into(), handler: subscriber(&sink.name), limit: 0 };
         let name = format!("{}/{}", sink.tenant, sink.name);
-        Self { sink, want, shared: Arc::new(Shared { name, store, settler, bell, health }) }
+        Self { sink, want, shared: Arc::new(Shared { name, store, settler, bell, health, outages: AtomicU64::new(0) }) }
     }
 
     /// Publish until told to stop, and then what can be published at once. Dropped, what is on its way goes back to the store: it may be
@@ -74,9 +89,9 @@ impl Outbox {
             }
         };
         let mut rings = self.shared.bell.sinks();
-        let mut publishing = FuturesUnordered::<BoxFuture<'static, Ended>>::new();
-        // Nothing is taken before this.
-        let mut not_before = tokio::time::Instant::now();
+        let mut publishing = FuturesUnordered::<BoxFuture<'static, Sent>>::new();
+        // Nothing is taken before this: the wait for so many outages.
+        let (mut not_before, mut waited_for) = (tokio::time::Instant::now(), 0);
         let mut wait = Duration::ZERO;
         loop {
             if wait.is_zero() && tokio::time::Instant::now() >= not_before {
@@ -97,16 +112,20 @@ impl Outbox {
                 return;
             }
             tokio::select! {
-                Some(ended) = publishing.next(), if !publishing.is_empty() => match ended {
+                Some(Sent { ended, outages }) = publishing.next(), if !publishing.is_empty() => match ended {
                     Ended::Published | Ended::Refused => {
-                        if ended == Ended::Published {
+                        if ended == Ended::Published && outages == self.shared.outages() {
                             backoff.reset();
                             self.shared.health.sink_problem(&self.shared.name, None);
                         }
                         wait = Duration::ZERO;
                     }
                     Ended::Waits => {
-                        not_before = not_before.max(tokio::time::Instant::now() + backoff.after_failure());
+                        let outages = self.shared.outages();
+                        if outages > waited_for {
+                            waited_for = outages;
+                            not_before = tokio::time::Instant::now() + backoff.after_failure();
+                        }
                         wait = not_before.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(1));
                     }
                     Ended::NotSettled => wait = STORE_RETRY,
@@ -137,7 +156,12 @@ impl Outbox {
 }
 
 impl Shared {
-    async fn publish(self: Arc<Self>, publisher: Arc<Publisher>, task: Task, wait_ms: i64) -> Ended {
+    fn outages(&self) -> u64 {
+        self.outages.load(Ordering::Relaxed)
+    }
+
+    async fn publish(self: Arc<Self>, publisher: Arc<Publisher>, task: Task, wait_ms: i64) -> Sent {
+        let outages = self.outages();
         let unsettled = Unsettled { shared: self.clone(), claim: Some(task.claim) };
         let published = publisher.publish(&task.event).await;
         let (verdict, ended) = match published {
@@ -149,6 +173,8 @@ impl Shared {
             }
             Err(PublishError::Unavailable(reason)) => {
                 self.health.sink_problem(&self.name, Some(&reason));
+                // Whoever fails with it, or later, finds it counted.
+                let _ = self.outages.compare_exchange(outages, outages + 1, Ordering::Relaxed, Ordering::Relaxed);
                 // That the broker is away is no failure of the event: no attempt is counted.
                 (Verdict::Park { due: now().saturating_add(wait_ms), failed: None, order: None }, Ended::Waits)
             }
@@ -172,7 +198,7 @@ impl Shared {
             plugin: None,
             verdict,
         };
-        match self.store.commit(commit).await {
+        let ended = match self.store.commit(commit).await {
             Ok(_) => {
                 unsettled.settled();
                 self.settler.note_store(None);
@@ -182,7 +208,8 @@ impl Shared {
                 self.settler.note_store(Some(&error));
                 Ended::NotSettled
             }
-        }
+        };
+        Sent { ended, outages }
     }
 }
 

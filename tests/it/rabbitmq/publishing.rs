@@ -1,10 +1,13 @@
 //! What handlers emit arrives in the queue that the exchange leads to, once for each event or again with the same id, and never nowhere.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use koksmat_tests::{
-    Folder, Process,
-    rabbitmq::{URL, property, text},
+    Folder, Process, Proxy, outages_of_sink,
+    rabbitmq::{ADDRESS, URL, property, text},
     until,
 };
 use lapin::types::AMQPValue;
@@ -20,7 +23,11 @@ const RELAY: &str = r#"
 "#;
 
 fn relay(queue: &Queue, sink: &str) -> Folder {
-    let sink = format!("[sinks.shipped]\nkind = \"rabbitmq\"\nurl = \"{URL}\"\non = [{{ type = \"order.shipped\" }}]\n{sink}\n");
+    relay_to(URL, queue, sink)
+}
+
+fn relay_to(url: &str, queue: &Queue, sink: &str) -> Folder {
+    let sink = format!("[sinks.shipped]\nkind = \"rabbitmq\"\nurl = \"{url}\"\non = [{{ type = \"order.shipped\" }}]\n{sink}\n");
     let settings = "on = [{ source = \"orders\" }]\ngrants = { emit = [\"order.*\"] }";
     Folder::new().toml(&queue.source(URL, "")).toml(&sink).script("relay", "relay.js", RELAY, settings)
 }
@@ -85,6 +92,46 @@ async fn what_no_queue_wants_waits_with_the_reason_until_one_does() {
     let ids: std::collections::BTreeSet<_> = all.iter().map(|message| property(message.properties.message_id()).to_owned()).collect();
     assert_eq!(ids.len(), 20);
     queue.broker.delete(&later).await;
+    queue.gone().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_away_with_much_on_its_way_is_one_outage_and_back_as_soon_as_after_one_failure() {
+    const EVENTS: usize = 3000;
+    let (queue, proxy) = (Queue::quorum().await, Proxy::start("127.0.0.1:0", ADDRESS).await);
+    let folder = relay_to(&format!("amqp://{}/%2f", proxy.address()), &queue, &format!("exchange = \"{}\"", queue.dead));
+    let process = Process::start(&folder).await;
+    let host = &process;
+    let away = |times| until("the outage to be told", move || async move { (outages_of_sink(&host.log()).len() >= times).then_some(()) });
+    let back = |times| {
+        let lines = || host.log().iter().filter(|line| line.contains("sink publishes again")).count();
+        until("its end to be told", move || async move { (lines() >= times).then_some(()) })
+    };
+    for outage in 1..=3 {
+        queue.broker.publish_many(&queue.name, &format!("m{outage}"), EVENTS / 3).await;
+        let published = (EVENTS / 3) * (outage - 1) + 100;
+        until("some to be published", || async {
+            (usize::try_from(queue.broker.count(&queue.dead).await).unwrap() >= published).then_some(())
+        })
+        .await;
+        proxy.close();
+        away(outage).await;
+        proxy.open();
+        let opened = Instant::now();
+        back(outage).await;
+        assert!(
+            opened.elapsed() < Duration::from_secs(5),
+            "back after {:?}: what failed together was waited for one by one",
+            opened.elapsed()
+        );
+    }
+    until("the outbox to be empty", || async { (folder.count("select count(*) from task") == 0).then_some(()) }).await;
+    let outages = outages_of_sink(&host.log());
+    assert!(outages.len() == 3, "what had arrived before is no sign of the broker being back: {outages:?}");
+    process.stops_well().await;
+    let all = queue.broker.take_all(&queue.dead).await;
+    let ids: std::collections::BTreeSet<_> = all.iter().map(|message| property(message.properties.message_id()).to_owned()).collect();
+    assert_eq!(ids.len(), EVENTS);
     queue.gone().await;
 }
 
