@@ -12,19 +12,20 @@
 use std::{
     fs::File,
     io::Read,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
-    thread::available_parallelism,
+    thread::{self, available_parallelism},
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{OnceCell, Semaphore},
+    sync::{OnceCell, Semaphore, oneshot},
     task::spawn_blocking,
 };
 use wasmtime::component::Component;
 
-use crate::{config::PluginRef, plugin::Engine};
+use crate::{config::PluginRef, plugin::Engine, task};
 
 pub(crate) use self::{
     cache::Cache,
@@ -174,7 +175,7 @@ impl Builder {
     pub(crate) async fn runtime(&self) -> Result<Arc<Runtime>, BuildError> {
         let load = || async {
             let (engine, cache) = (self.engine.clone(), self.cache.clone());
-            spawn_blocking(move || Runtime::load(engine.wasmtime(), &cache).map(Arc::new)).await?
+            on_its_own("compile", move || Runtime::load(engine.wasmtime(), &cache).map(Arc::new)).await
         };
         self.runtime.get_or_try_init(load).await.cloned()
     }
@@ -190,7 +191,7 @@ impl Builder {
             false => turns.acquire().await.ok(),
         };
         let (engine, cache, built) = (self.engine.clone(), self.cache.clone(), built.clone());
-        spawn_blocking(move || cache.compile(engine.wasmtime(), &built.digest, || Ok(built.component))).await?
+        on_its_own("compile", move || cache.compile(engine.wasmtime(), &built.digest, || Ok(built.component))).await
     }
 
     /// Whether [`Builder::compile`] would take seconds.
@@ -225,6 +226,18 @@ impl Builder {
             Ok(built)
         })
         .await?
+    }
+}
+
+/// What may take long, on a thread of its own: whoever lets the runtime of an embedded host end waits for what runs on the runtime's own.
+async fn on_its_own<T: Send + 'static>(name: &str, work: impl FnOnce() -> Result<T, BuildError> + Send + 'static) -> Result<T, BuildError> {
+    let (done, result) = oneshot::channel();
+    let work = move || _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+    thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| BuildError::Stopped(error.to_string()))?;
+    match result.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(BuildError::Stopped(task::panic_text(&*panic).to_owned())),
+        Err(error) => Err(BuildError::Stopped(error.to_string())),
     }
 }
 

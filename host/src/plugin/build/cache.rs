@@ -101,7 +101,7 @@ impl Cache {
 
     /// The machine code, for `engine`, of the component with this digest: loaded if it is here, else compiled (a second or so of all
     /// processors) and kept. `component` is asked for only then.
-    pub(crate) fn compile<C: AsRef<[u8]>>(
+    pub(crate) fn compile<C: Into<Arc<[u8]>>>(
         &self,
         engine: &Engine,
         digest: &str,
@@ -113,7 +113,7 @@ impl Cache {
         }
         let refused = |reason| BuildError::Engine { what: "the component cannot be compiled", reason };
         let others_serve = self.others_serve.load(Ordering::Relaxed);
-        let code = compiler::compile(engine, component()?.as_ref(), others_serve).map_err(refused)?;
+        let code = compiler::compile(engine, &component()?.into(), others_serve).map_err(refused)?;
         self.write(Kind::Compiled, &key, &code);
         // SAFETY: `code` is what this engine returned just now.
         unsafe { Component::deserialize(engine, &code) }.map_err(refused)

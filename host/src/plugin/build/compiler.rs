@@ -1,13 +1,15 @@
 //! Compiling leaves the processors to calls, and what is large keeps nobody waiting.
 
-use std::thread::available_parallelism;
 #[cfg(target_os = "linux")]
+use std::{cell::Cell, time::Instant};
 use std::{
-    cell::Cell,
-    time::{Duration, Instant},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Arc, mpsc},
+    thread::available_parallelism,
+    time::Duration,
 };
 
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use wasmtime::Engine;
 
 use super::functions;
@@ -15,29 +17,34 @@ use super::functions;
 /// What is larger takes seconds, in bytes.
 pub(super) const LARGE: usize = 2 << 20;
 
-/// How much compiling what is large gives way to others, in steps of `nice`.
+/// How much compiling what is large gives way to others, in steps of `nice`,
 #[cfg(target_os = "linux")]
 const LARGE_GIVES_WAY: libc::c_int = 10;
+/// and what is small and has waited.
+#[cfg(target_os = "linux")]
+const SMALL_GIVES_WAY: libc::c_int = 5;
+
+/// How long a component waits for idle processors before it is compiled beside all else: its new code has to serve some time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The machine code of a component. Blocks until it is there. `others_serve`: there are calls to give way to.
 ///
 /// On threads of its own, which end with it: in the line of a pool a small component would wait for all functions of a large one before it, and
 /// threads that stay keep what they had allocated, which is a lot.
-pub(super) fn compile(engine: &Engine, component: &[u8], others_serve: bool) -> wasmtime::Result<Vec<u8>> {
+pub(super) fn compile(engine: &Engine, component: &Arc<[u8]>, others_serve: bool) -> wasmtime::Result<Vec<u8>> {
     let is_large = component.len() > LARGE;
-    let processors = available_parallelism().map_or(1, |n| n.get());
-    // A small one is soon done, and leaves processors to calls alone.
-    let threads = if is_large || !others_serve { processors } else { (processors / 2).max(1) };
-    let threads = ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("compile {n}")).start_handler(move |_| {
-        if is_large || others_serve {
-            give_way(is_large);
-        }
-        if is_large {
-            // It would push out all else.
-            functions::keep_nothing();
-        }
-    });
-    match threads.build() {
+    if others_serve
+        && !is_large
+        && let Some(compiled) = compile_when_idle(engine, component, PATIENCE)
+    {
+        return compiled;
+    }
+    let way = match (is_large, others_serve) {
+        (true, _) => Way::Large,
+        (false, true) => Way::Beside,
+        (false, false) => Way::Alone,
+    };
+    match threads(way) {
         Ok(threads) => threads.install(|| engine.precompile_component(component)),
         Err(error) => {
             tracing::warn!(%error, "no threads for compiling: it is done with those there are");
@@ -46,24 +53,66 @@ pub(super) fn compile(engine: &Engine, component: &[u8], others_serve: bool) -> 
     }
 }
 
-/// What is small runs when nothing else wants to. A priority that is merely low would not do: whoever wakes up waits for the time slice of what
-/// runs, and only what is idle by policy is put aside at once. What is large would never come to its end like that on a machine that is busy.
+/// Compile with what others leave of the processors, for so long at most; `None`: it took longer. What was compiled by then is known to whoever
+/// compiles it again, and so the rest of it is soon done, however little the threads get that are left behind.
+fn compile_when_idle(engine: &Engine, component: &Arc<[u8]>, patience: Duration) -> Option<wasmtime::Result<Vec<u8>>> {
+    let threads = threads(Way::Idle).ok()?;
+    let (done, compiled) = mpsc::sync_channel(1);
+    let (engine, component) = (engine.clone(), component.clone());
+    threads.spawn(move || {
+        let compiled = catch_unwind(AssertUnwindSafe(|| engine.precompile_component(&component)));
+        let _ = done.send(compiled);
+    });
+    compiled.recv_timeout(patience).ok().map(|compiled| compiled.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+/// How a component is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Nobody is in the way.
+    Alone,
+    /// There is much of it, and others have more of the processors meanwhile.
+    Large,
+    /// It is small, and found no idle processor in time.
+    Beside,
+    /// Others have all they want.
+    Idle,
+}
+
+fn threads(way: Way) -> Result<ThreadPool, ThreadPoolBuildError> {
+    let processors = available_parallelism().map_or(1, |n| n.get());
+    // A small one is soon done, and leaves processors to calls alone.
+    let threads = if matches!(way, Way::Alone | Way::Large) { processors } else { (processors / 2).max(1) };
+    let begin = move |_| {
+        give_way(way);
+        if way == Way::Large {
+            // It would push out all else.
+            functions::keep_nothing();
+        }
+    };
+    ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("compile {n}")).start_handler(begin).build()
+}
+
+/// What is small runs when nothing else wants to, at first. A priority that is merely low would not do: whoever wakes up waits for the time
+/// slice of what runs, and only what is idle by policy is put aside at once. What is large would come to no end like that on a machine that is
+/// busy.
 ///
 /// Elsewhere than on Linux, where threads have no priorities of their own, the system decides.
 #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "there is no such thing"))]
-fn give_way(is_large: bool) {
+fn give_way(way: Way) {
     #[cfg(target_os = "linux")]
-    {
-        let parameter = libc::sched_param { sched_priority: 0 };
-        // SAFETY: `parameter` lives; both mean the calling thread alone. Where it is refused the thread runs as any other.
-        unsafe {
-            if is_large {
-                libc::nice(LARGE_GIVES_WAY);
-            } else {
-                take_short_turns();
-                libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter);
-                TURN.set(Some(Turn { put_aside: put_aside(), wanted: None, computed: computed() }));
-            }
+    match way {
+        Way::Alone => {}
+        // SAFETY: both mean the calling thread alone. Where it is refused the thread runs as any other.
+        Way::Large => unsafe { _ = libc::nice(LARGE_GIVES_WAY) },
+        // SAFETY: as above.
+        Way::Beside => unsafe { _ = libc::nice(SMALL_GIVES_WAY) },
+        Way::Idle => {
+            let parameter = libc::sched_param { sched_priority: 0 };
+            take_short_turns();
+            // SAFETY: `parameter` lives; the rest as above.
+            unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter) };
+            TURN.set(Some(Turn { put_aside: put_aside(), wanted: None, computed: computed() }));
         }
     }
 }
@@ -183,7 +232,7 @@ mod tests {
     #[test]
     fn compiling_what_is_small_has_what_others_leave_in_short_turns() {
         let attributes = std::thread::spawn(|| {
-            give_way(false);
+            give_way(Way::Idle);
             attributes()
         });
         let attributes = attributes.join().unwrap();
@@ -231,10 +280,42 @@ mod tests {
         assert!(TURN.get().is_none());
     }
 
+    fn component() -> Arc<[u8]> {
+        wat::parse_str("(component (core module (func (result i32) i32.const 7)))").expect("it is valid").into()
+    }
+
+    #[test]
+    fn what_finds_no_idle_processor_in_time_is_compiled_all_the_same() {
+        let (engine, component) = (Engine::default(), component());
+        assert!((0..100).any(|_| compile_when_idle(&engine, &component, Duration::ZERO).is_none()));
+        let compiled = compile_when_idle(&engine, &component, Duration::MAX).unwrap().unwrap();
+        assert!(compiled == compile(&engine, &component, false).unwrap());
+        assert!(compiled == compile(&engine, &component, true).unwrap());
+    }
+
+    #[test]
+    fn a_panic_of_the_compiler_is_one_of_whoever_waits_for_it() {
+        #[derive(Debug)]
+        struct Panics;
+        impl CacheStore for Panics {
+            fn get(&self, _: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
+                panic!("of the compiler")
+            }
+            fn insert(&self, _: &[u8], _: Vec<u8>) -> bool {
+                true
+            }
+        }
+        let mut config = wasmtime::Config::new();
+        config.enable_incremental_compilation(Arc::new(Panics)).unwrap();
+        let engine = Engine::new(&config).unwrap();
+        let panic = catch_unwind(AssertUnwindSafe(|| compile(&engine, &component(), true))).unwrap_err();
+        assert_eq!(crate::task::panic_text(&*panic), "of the compiler");
+    }
+
     #[test]
     fn compiling_what_is_large_has_a_low_priority() {
         let attributes = std::thread::spawn(|| {
-            give_way(true);
+            give_way(Way::Large);
             attributes()
         });
         let attributes = attributes.join().unwrap();

@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn compile(engine: &Engine, component: &[u8]) -> Vec<u8> {
-        compiler::compile(engine, component, false).unwrap()
+        compiler::compile(engine, &component.into(), false).unwrap()
     }
 
     #[test]
