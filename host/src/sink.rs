@@ -13,6 +13,7 @@ use crate::{
 
 mod kafka;
 pub(crate) mod outbox;
+mod pace;
 mod rabbitmq;
 
 use self::{kafka::KafkaPublisher, rabbitmq::RabbitmqPublisher};
@@ -38,9 +39,12 @@ pub(crate) fn is_sink(subscriber: &str) -> bool {
 /// Why an event was not published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PublishError {
-    /// The broker does not take it now.
+    /// The broker is away, or takes nothing.
     #[error("{0}")]
     Unavailable(String),
+    /// The broker is there and does not take this event now; it may well take others.
+    #[error("{0}")]
+    Declined(String),
     /// It never will.
     #[error("{0}")]
     Refused(String),

@@ -12,20 +12,20 @@
 use std::{
     fs::File,
     io::Read,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
-    thread::{self, available_parallelism},
+    thread::available_parallelism,
+    time::Instant,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{OnceCell, Semaphore, oneshot},
+    sync::{OnceCell, Semaphore},
     task::spawn_blocking,
 };
 use wasmtime::component::Component;
 
-use crate::{config::PluginRef, plugin::Engine, task};
+use crate::{config::PluginRef, plugin::Engine};
 
 pub(crate) use self::{
     cache::Cache,
@@ -175,7 +175,7 @@ impl Builder {
     pub(crate) async fn runtime(&self) -> Result<Arc<Runtime>, BuildError> {
         let load = || async {
             let (engine, cache) = (self.engine.clone(), self.cache.clone());
-            on_its_own("compile", move || Runtime::load(engine.wasmtime(), &cache).map(Arc::new)).await
+            spawn_blocking(move || Runtime::load(engine.wasmtime(), &cache).map(Arc::new)).await?
         };
         self.runtime.get_or_try_init(load).await.cloned()
     }
@@ -185,13 +185,15 @@ impl Builder {
     /// What is large takes hundreds of megabytes while it is compiled, so there is one of that at a time; and what others wait for to be
     /// compiled is there when their turn comes, if it is the same.
     pub(crate) async fn compile(&self, built: &Built) -> Result<Component, BuildError> {
+        // The wait for a turn is one for idle processors.
+        let asked = Instant::now();
         let turns = if built.component.len() > compiler::LARGE { &self.large } else { &self.small };
         let _turn = match self.is_compiled(built) {
             true => None,
             false => turns.acquire().await.ok(),
         };
         let (engine, cache, built) = (self.engine.clone(), self.cache.clone(), built.clone());
-        on_its_own("compile", move || cache.compile(engine.wasmtime(), &built.digest, || Ok(built.component))).await
+        spawn_blocking(move || cache.compile(engine.wasmtime(), &built.digest, asked, || Ok(built.component))).await?
     }
 
     /// Whether [`Builder::compile`] would take seconds.
@@ -226,18 +228,6 @@ impl Builder {
             Ok(built)
         })
         .await?
-    }
-}
-
-/// What may take long, on a thread of its own: whoever lets the runtime of an embedded host end waits for what runs on the runtime's own.
-async fn on_its_own<T: Send + 'static>(name: &str, work: impl FnOnce() -> Result<T, BuildError> + Send + 'static) -> Result<T, BuildError> {
-    let (done, result) = oneshot::channel();
-    let work = move || _ = done.send(catch_unwind(AssertUnwindSafe(work)));
-    thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| BuildError::Stopped(error.to_string()))?;
-    match result.await {
-        Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(BuildError::Stopped(task::panic_text(&*panic).to_owned())),
-        Err(error) => Err(BuildError::Stopped(error.to_string())),
     }
 }
 

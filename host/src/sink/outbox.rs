@@ -3,30 +3,31 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{PublishError, Publisher, subscriber};
+use super::{
+    PublishError, Publisher,
+    pace::{Ended, Pace, STORE_RETRY},
+    subscriber,
+};
 use crate::{
     ambient::now,
     config::SinkConfig,
     controller::{bell::Bell, generation::EMIT, settle::Settler},
     health::Health,
-    source::backoff::Backoff,
     store::{Attempt, CallId, Claim, Commit, Effects, Store, StoreError, Task, Verdict, Want},
     telemetry,
 };
 
 /// Events that are on their way to the broker at once.
 const IN_FLIGHT: usize = 256;
-/// How long to wait after the store failed.
-const STORE_RETRY: Duration = Duration::from_millis(500);
-
 /// The outbox of one sink.
 pub(crate) struct Outbox {
     sink: SinkConfig,
@@ -41,40 +42,37 @@ struct Shared {
     settler: Arc<Settler>,
     bell: Bell,
     health: Health,
-    /// How often the broker was found not to take events. What is on its way then fails together, which is once, and what of it had arrived
-    /// before says nothing of the broker now.
+    /// How often the broker was found to be away.
     outages: AtomicU64,
-}
-
-/// What became of one event, and how many outages there were when it was on its way.
-struct Sent {
-    ended: Ended,
-    outages: u64,
+    /// How long an event waits that is not published now, in milliseconds.
+    wait_ms: AtomicI64,
 }
 
 /// What became of one event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Published,
-    Refused,
-    /// It waits for the broker.
-    Waits,
-    /// It waits for the store.
-    NotSettled,
+struct Sent {
+    ended: Ended,
+    /// How many outages there were when it was on its way.
+    outages: u64,
+    /// Why the broker declined it.
+    declined: Option<String>,
 }
 
 impl Outbox {
     pub(crate) fn new(sink: SinkConfig, store: Arc<dyn Store>, settler: Arc<Settler>, bell: Bell, health: Health) -> Self {
         let want = Want { tenant: sink.tenant.clone(), source: EMIT.into(), handler: subscriber(&sink.name), limit: 0 };
         let name = format!("{}/{}", sink.tenant, sink.name);
-        Self { sink, want, shared: Arc::new(Shared { name, store, settler, bell, health, outages: AtomicU64::new(0) }) }
+        Self {
+            sink,
+            want,
+            shared: Arc::new(Shared { name, store, settler, bell, health, outages: AtomicU64::default(), wait_ms: AtomicI64::default() }),
+        }
     }
 
     /// Publish until told to stop, and then what can be published at once. Dropped, what is on its way goes back to the store: it may be
     /// published twice, with the same id.
     pub(crate) async fn run(self, stopping: CancellationToken) {
         self.shared.health.expect_sink(&self.shared.name);
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+        let mut pace = Pace::new(Instant::now());
         let publisher = loop {
             match Publisher::new(&self.sink) {
                 Ok(publisher) => break Arc::new(publisher),
@@ -83,23 +81,21 @@ impl Outbox {
                     self.shared.health.sink_problem(&self.shared.name, Some(&error.to_string()));
                     tokio::select! {
                         () = stopping.cancelled() => return,
-                        () = tokio::time::sleep(backoff.after_failure()) => {}
+                        () = tokio::time::sleep(pace.failed()) => {}
                     }
                 }
             }
         };
         let mut rings = self.shared.bell.sinks();
         let mut publishing = FuturesUnordered::<BoxFuture<'static, Sent>>::new();
-        // Nothing is taken before this: the wait for so many outages.
-        let (mut not_before, mut waited_for) = (tokio::time::Instant::now(), 0);
         let mut wait = Duration::ZERO;
         loop {
-            if wait.is_zero() && tokio::time::Instant::now() >= not_before {
+            self.shared.wait_ms.store(pace.wait_ms(), Ordering::Relaxed);
+            if wait.is_zero() && Instant::now() >= pace.not_before() {
                 wait = match self.claim(IN_FLIGHT - publishing.len()).await {
                     Ok((tasks, next)) => {
-                        let wait_ms = i64::try_from(backoff.next().as_millis()).unwrap_or(i64::MAX);
                         for task in tasks {
-                            publishing.push(Box::pin(self.shared.clone().publish(publisher.clone(), task, wait_ms)));
+                            publishing.push(Box::pin(self.shared.clone().publish(publisher.clone(), task)));
                         }
                         next
                     }
@@ -107,31 +103,22 @@ impl Outbox {
                     Err(_) => STORE_RETRY,
                 };
             }
-            let stops = stopping.is_cancelled();
+            let (stops, not_before) = (stopping.is_cancelled(), pace.not_before());
             if stops && publishing.is_empty() && !wait.is_zero() {
                 return;
             }
             tokio::select! {
-                Some(Sent { ended, outages }) = publishing.next(), if !publishing.is_empty() => match ended {
-                    Ended::Published | Ended::Refused => {
-                        if ended == Ended::Published && outages == self.shared.outages() {
-                            backoff.reset();
-                            self.shared.health.sink_problem(&self.shared.name, None);
-                        }
-                        wait = Duration::ZERO;
+                Some(Sent { ended, outages, declined }) = publishing.next(), if !publishing.is_empty() => {
+                    wait = pace.ended(ended, outages, self.shared.outages(), Instant::now());
+                    if declined.is_some() || ended == Ended::Published && pace.is_well() {
+                        self.shared.health.sink_problem(&self.shared.name, declined.as_deref());
                     }
-                    Ended::Waits => {
-                        let outages = self.shared.outages();
-                        if outages > waited_for {
-                            waited_for = outages;
-                            not_before = tokio::time::Instant::now() + backoff.after_failure();
-                        }
-                        wait = not_before.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(1));
-                    }
-                    Ended::NotSettled => wait = STORE_RETRY,
+                }
+                () = pace.declines_no_more() => if pace.is_well() {
+                    self.shared.health.sink_problem(&self.shared.name, None);
                 },
                 Ok(()) = rings.changed(), if !stops => wait = Duration::ZERO,
-                () = tokio::time::sleep_until((tokio::time::Instant::now() + wait).max(not_before)) => wait = Duration::ZERO,
+                () = tokio::time::sleep_until((Instant::now() + wait).max(not_before)) => wait = Duration::ZERO,
                 () = stopping.cancelled(), if !stops => wait = Duration::ZERO,
             }
         }
@@ -160,10 +147,11 @@ impl Shared {
         self.outages.load(Ordering::Relaxed)
     }
 
-    async fn publish(self: Arc<Self>, publisher: Arc<Publisher>, task: Task, wait_ms: i64) -> Sent {
+    async fn publish(self: Arc<Self>, publisher: Arc<Publisher>, task: Task) -> Sent {
         let outages = self.outages();
         let unsettled = Unsettled { shared: self.clone(), claim: Some(task.claim) };
         let published = publisher.publish(&task.event).await;
+        let mut declined = None;
         let (verdict, ended) = match published {
             Ok(()) => (Verdict::Done { effects: Effects::default(), keep: None }, Ended::Published),
             Err(PublishError::Refused(reason)) => {
@@ -172,17 +160,21 @@ impl Shared {
                 (Verdict::Dead { reason, failed, plugin: String::new(), recording: None }, Ended::Refused)
             }
             Err(PublishError::Unavailable(reason)) => {
-                self.health.sink_problem(&self.name, Some(&reason));
-                // Whoever fails with it, or later, finds it counted.
-                let _ = self.outages.compare_exchange(outages, outages + 1, Ordering::Relaxed, Ordering::Relaxed);
-                // That the broker is away is no failure of the event: no attempt is counted.
-                (Verdict::Park { due: now().saturating_add(wait_ms), failed: None, order: None }, Ended::Waits)
+                // Whoever fails with it, or later, finds it counted, and says nothing new.
+                if self.outages.compare_exchange(outages, outages + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                    self.health.sink_problem(&self.name, Some(&reason));
+                }
+                (self.park(), Ended::Waits)
+            }
+            Err(PublishError::Declined(reason)) => {
+                declined = Some(reason);
+                (self.park(), Ended::Declined)
             }
         };
         let outcome = match ended {
             Ended::Published => "published",
             Ended::Refused => "refused",
-            Ended::Waits | Ended::NotSettled => "waits",
+            Ended::Waits | Ended::Declined | Ended::NotSettled => "waits",
         };
         metrics::counter!(telemetry::PUBLISHED, "tenant" => task.tenant.to_string(), "sink" => self.name.clone(), "outcome" => outcome)
             .increment(1);
@@ -198,18 +190,22 @@ impl Shared {
             plugin: None,
             verdict,
         };
-        let ended = match self.store.commit(commit).await {
+        match self.store.commit(commit).await {
             Ok(_) => {
                 unsettled.settled();
                 self.settler.note_store(None);
-                ended
+                Sent { ended, outages, declined }
             }
             Err(error) => {
                 self.settler.note_store(Some(&error));
-                Ended::NotSettled
+                Sent { ended: Ended::NotSettled, outages, declined: None }
             }
-        };
-        Sent { ended, outages }
+        }
+    }
+
+    /// That the broker does not take it is no failure of the event: no attempt is counted.
+    fn park(&self) -> Verdict {
+        Verdict::Park { due: now().saturating_add(self.wait_ms.load(Ordering::Relaxed)), failed: None, order: None }
     }
 }
 

@@ -181,13 +181,13 @@ impl Target {
         let mut confirmed = confirmed.into_iter();
         for message in batch.drain(..) {
             let result = match confirmed.next() {
-                _ if let Some(back) = returned.find(&message) => Err(self.unroutable(&message, back)),
+                _ if let Some(back) = returned.find(&message) => Err(PublishError::Declined(self.unroutable(&message, back))),
                 Some(Ok(Confirmation::Ack(_))) => Ok(()),
-                Some(Ok(_)) => Err("RabbitMQ did not take the message: a queue is full or failing".to_owned()),
+                Some(Ok(_)) => Err(PublishError::Declined("RabbitMQ did not take the message: a queue is full or failing".into())),
                 // One of them broke the channel, and it may be none of this one's doing.
-                Some(Err(_)) | None => Err(lost.clone().unwrap_or_default()),
+                Some(Err(_)) | None => Err(PublishError::Unavailable(lost.clone().unwrap_or_default())),
             };
-            let _ = message.done.send(result.map_err(PublishError::Unavailable));
+            let _ = message.done.send(result);
         }
         if broken.is_some() { Batch::Lost } else { Batch::Answered }
     }

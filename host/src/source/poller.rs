@@ -91,8 +91,8 @@ trait Mode: Send {
         false
     }
 
-    /// The database did not do what it was asked to: what else is connected to it may be gone too.
-    fn failed(&mut self) {}
+    /// A connection to the database was given up: others may be gone too.
+    fn lost(&mut self) {}
 
     /// How often what is in flight, or handled and not marked yet, has to be held on to.
     fn renew_every(&self) -> Option<Duration> {
@@ -470,7 +470,11 @@ impl<M: Mode> Poller<M> {
     fn failed(&mut self, error: &PollError) {
         self.failures += 1;
         self.due = Instant::now() + self.backoff.after_failure();
-        self.mode.failed();
+        if let PollError::Database(error) = error
+            && error.ends_the_connection()
+        {
+            self.mode.lost();
+        }
         self.ctx.unready(error);
     }
 

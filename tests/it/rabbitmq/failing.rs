@@ -99,8 +99,10 @@ async fn a_broker_that_goes_away_and_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_not_there_is_said_once_and_a_stop_does_not_wait_for_it() {
     let queue = Queue::classic().await;
-    // A port at which nobody listens.
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // A port that is taken and at which nobody listens.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let folder = queue.counted(&format!("amqp://{address}/%2f"), "");
     let mut host = Process::spawn(&folder, &[]);
     host.listens().await;

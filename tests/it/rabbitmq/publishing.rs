@@ -95,9 +95,50 @@ async fn what_no_queue_wants_waits_with_the_reason_until_one_does() {
     queue.gone().await;
 }
 
+/// Emits events of the type that the name of the message begins with.
+const SORT: &str = r#"
+    import { emit } from "koksmat";
+    export function handle(event) {
+      emit({ type: event.id.split("-").slice(0, -2).join("-"), data: { order: event.id } });
+    }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_queue_wants_holds_up_nothing_else_and_is_told_once() {
+    const EVENTS: usize = 1000;
+    let queue = Queue::quorum().await;
+    let [wanted, unwanted] = ["order.wanted", "order.unwanted"].map(koksmat_tests::rabbitmq::name);
+    queue.broker.queue(&wanted, &[("x-queue-type", text("classic"))]).await;
+    // The exchange without a name leads to the queue that the routing key, here the type, names.
+    let sink = format!("[sinks.shipped]\nkind = \"rabbitmq\"\nurl = \"{URL}\"\non = [{{ type = \"order.*\" }}]\n");
+    let settings = "on = [{ source = \"orders\" }]\ngrants = { emit = [\"order.*\"] }";
+    let folder = Folder::new().toml(&queue.source(URL, "")).toml(&sink).script("sort", "sort.js", SORT, settings);
+    let host = Process::start(&folder).await;
+    for part in 0..10 {
+        queue.broker.publish_many(&queue.name, &format!("{unwanted}-{part}"), 1).await;
+        queue.broker.publish_many(&queue.name, &format!("{wanted}-{part}"), EVENTS / 10).await;
+    }
+    let began = Instant::now();
+    until("the others to be published", || async { (usize::try_from(queue.broker.count(&wanted).await).unwrap() >= EVENTS).then_some(()) })
+        .await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    until("the reason to be shown", || async { host.log().iter().any(|line| line.contains("NO_ROUTE")).then_some(()) }).await;
+    assert_eq!(host.log().iter().filter(|line| line.contains("sink publishes again")).count(), 0, "{}", host.log().join("\n"));
+    assert_eq!(outages_of_sink(&host.log()).concat().len(), 1, "{}", host.log().join("\n"));
+    queue.broker.queue(&unwanted, &[("x-queue-type", text("classic"))]).await;
+    until("the rest to be published", || async { (queue.broker.count(&unwanted).await >= 10).then_some(()) }).await;
+    until("it to be over", || async { host.log().iter().any(|line| line.contains("sink publishes again")).then_some(()) }).await;
+    host.stops_well().await;
+    for queue_of_type in [&wanted, &unwanted] {
+        queue.broker.delete(queue_of_type).await;
+    }
+    queue.gone().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_away_with_much_on_its_way_is_one_outage_and_back_as_soon_as_after_one_failure() {
     const EVENTS: usize = 3000;
+    const LATE: usize = 50;
     let (queue, proxy) = (Queue::quorum().await, Proxy::start("127.0.0.1:0", ADDRESS).await);
     let folder = relay_to(&format!("amqp://{}/%2f", proxy.address()), &queue, &format!("exchange = \"{}\"", queue.dead));
     let process = Process::start(&folder).await;
@@ -108,13 +149,15 @@ async fn a_broker_that_goes_away_with_much_on_its_way_is_one_outage_and_back_as_
         until("its end to be told", move || async move { (lines() >= times).then_some(()) })
     };
     for outage in 1..=3 {
-        queue.broker.publish_many(&queue.name, &format!("m{outage}"), EVENTS / 3).await;
+        queue.broker.publish_many(&queue.name, &format!("m{outage}"), EVENTS / 3 - LATE).await;
         let published = (EVENTS / 3) * (outage - 1) + 100;
         until("some to be published", || async {
             (usize::try_from(queue.broker.count(&queue.dead).await).unwrap() >= published).then_some(())
         })
         .await;
         proxy.close();
+        // Though all of them may have arrived by then.
+        queue.broker.publish_many(&queue.name, &format!("late{outage}"), LATE).await;
         away(outage).await;
         proxy.open();
         let opened = Instant::now();

@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use hmac::{Hmac, Mac};
@@ -100,11 +100,13 @@ impl Cache {
     }
 
     /// The machine code, for `engine`, of the component with this digest: loaded if it is here, else compiled (a second or so of all
-    /// processors) and kept. `component` is asked for only then.
+    /// processors) and kept. `component` is asked for only then. Where others serve, what it has not waited for idle processors since `asked` it
+    /// may still wait.
     pub(crate) fn compile<C: Into<Arc<[u8]>>>(
         &self,
         engine: &Engine,
         digest: &str,
+        asked: Instant,
         component: impl FnOnce() -> Result<C, BuildError>,
     ) -> Result<Component, BuildError> {
         let key = compiled_key(engine, digest);
@@ -112,8 +114,8 @@ impl Cache {
             return Ok(component);
         }
         let refused = |reason| BuildError::Engine { what: "the component cannot be compiled", reason };
-        let others_serve = self.others_serve.load(Ordering::Relaxed);
-        let code = compiler::compile(engine, &component()?.into(), others_serve).map_err(refused)?;
+        let patience = self.others_serve.load(Ordering::Relaxed).then(|| compiler::PATIENCE.saturating_sub(asked.elapsed()));
+        let code = compiler::compile(engine, &component()?.into(), patience).map_err(refused)?;
         self.write(Kind::Compiled, &key, &code);
         // SAFETY: `code` is what this engine returned just now.
         unsafe { Component::deserialize(engine, &code) }.map_err(refused)

@@ -3,8 +3,13 @@
 #[cfg(target_os = "linux")]
 use std::{cell::Cell, time::Instant};
 use std::{
+    cell::OnceCell,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::available_parallelism,
     time::Duration,
 };
@@ -25,26 +30,29 @@ const LARGE_GIVES_WAY: libc::c_int = 10;
 const SMALL_GIVES_WAY: libc::c_int = 5;
 
 /// How long a component waits for idle processors before it is compiled beside all else: its new code has to serve some time.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The machine code of a component. Blocks until it is there. `others_serve`: there are calls to give way to.
+/// The machine code of a component. Blocks until it is there. With `patience` there are calls to give way to, and it has so long to wait for idle
+/// processors.
 ///
 /// On threads of its own, which end with it: in the line of a pool a small component would wait for all functions of a large one before it, and
 /// threads that stay keep what they had allocated, which is a lot.
-pub(super) fn compile(engine: &Engine, component: &Arc<[u8]>, others_serve: bool) -> wasmtime::Result<Vec<u8>> {
+pub(super) fn compile(engine: &Engine, component: &Arc<[u8]>, patience: Option<Duration>) -> wasmtime::Result<Vec<u8>> {
     let is_large = component.len() > LARGE;
-    if others_serve
+    // Elsewhere nothing is idle by policy: it would be compiled twice side by side.
+    if cfg!(target_os = "linux")
         && !is_large
-        && let Some(compiled) = compile_when_idle(engine, component, PATIENCE)
+        && let Some(patience) = patience
+        && let Some(compiled) = compile_when_idle(engine, component, patience)
     {
         return compiled;
     }
-    let way = match (is_large, others_serve) {
+    let way = match (is_large, patience) {
         (true, _) => Way::Large,
-        (false, true) => Way::Beside,
-        (false, false) => Way::Alone,
+        (false, Some(_)) => Way::Beside,
+        (false, None) => Way::Alone,
     };
-    match threads(way) {
+    match threads(way, &GivenUp::default()) {
         Ok(threads) => threads.install(|| engine.precompile_component(component)),
         Err(error) => {
             tracing::warn!(%error, "no threads for compiling: it is done with those there are");
@@ -53,17 +61,42 @@ pub(super) fn compile(engine: &Engine, component: &Arc<[u8]>, others_serve: bool
     }
 }
 
-/// Compile with what others leave of the processors, for so long at most; `None`: it took longer. What was compiled by then is known to whoever
-/// compiles it again, and so the rest of it is soon done, however little the threads get that are left behind.
+/// Compile with what others leave of the processors, for so long at most; `None`: it took longer, and ends before its next function.
 fn compile_when_idle(engine: &Engine, component: &Arc<[u8]>, patience: Duration) -> Option<wasmtime::Result<Vec<u8>>> {
-    let threads = threads(Way::Idle).ok()?;
+    if patience.is_zero() {
+        return None;
+    }
+    let given_up = GivenUp::default();
+    let threads = threads(Way::Idle, &given_up).ok()?;
     let (done, compiled) = mpsc::sync_channel(1);
     let (engine, component) = (engine.clone(), component.clone());
     threads.spawn(move || {
         let compiled = catch_unwind(AssertUnwindSafe(|| engine.precompile_component(&component)));
         let _ = done.send(compiled);
     });
-    compiled.recv_timeout(patience).ok().map(|compiled| compiled.unwrap_or_else(|panic| resume_unwind(panic)))
+    let compiled = compiled.recv_timeout(patience).ok();
+    if compiled.is_none() {
+        given_up.0.store(true, Ordering::Relaxed);
+    }
+    compiled.map(|compiled| compiled.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+/// Nobody waits any more for what is compiled.
+#[derive(Debug, Clone, Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+thread_local! {
+    /// That of what this thread compiles.
+    static GIVEN_UP: OnceCell<GivenUp> = const { OnceCell::new() };
+}
+
+/// Between two functions, on the thread that compiles them.
+pub(super) fn between_functions() {
+    // The way out of the compiler, which has none of its own; no panic, of which somebody would be told.
+    if GIVEN_UP.with(|given_up| given_up.get().is_some_and(|GivenUp(given_up)| given_up.load(Ordering::Relaxed))) {
+        resume_unwind(Box::new("given up"));
+    }
+    rest();
 }
 
 /// How a component is compiled.
@@ -79,12 +112,14 @@ enum Way {
     Idle,
 }
 
-fn threads(way: Way) -> Result<ThreadPool, ThreadPoolBuildError> {
+fn threads(way: Way, given_up: &GivenUp) -> Result<ThreadPool, ThreadPoolBuildError> {
     let processors = available_parallelism().map_or(1, |n| n.get());
     // A small one is soon done, and leaves processors to calls alone.
     let threads = if matches!(way, Way::Alone | Way::Large) { processors } else { (processors / 2).max(1) };
+    let given_up = given_up.clone();
     let begin = move |_| {
         give_way(way);
+        GIVEN_UP.with(|here| _ = here.set(given_up.clone()));
         if way == Way::Large {
             // It would push out all else.
             functions::keep_nothing();
@@ -145,12 +180,12 @@ thread_local! {
     static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
 }
 
-/// Between two functions, on the thread that compiles them: have its processor fall idle for a moment, if others want it.
+/// Have the processor fall idle for a moment, if others want it.
 ///
 /// One that falls idle takes over at once what waits for another processor. One that has anything to run does not, be it idle by policy: it
 /// looks at the others every few milliseconds, and so long waits who could run here (`sched_balance_newidle` in Linux's kernel/sched/fair.c).
 #[cfg_attr(target_os = "linux", expect(clippy::disallowed_methods, reason = "nothing is waited for but time"))]
-pub(super) fn rest() {
+fn rest() {
     #[cfg(target_os = "linux")]
     TURN.with(|kept| {
         let Some(mut turn) = kept.get() else { return };
@@ -214,6 +249,11 @@ fn take_short_turns() {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::{
+        borrow::Cow,
+        sync::{Mutex, atomic::AtomicUsize},
+    };
+
     use wasmtime::CacheStore;
 
     use super::*;
@@ -284,13 +324,49 @@ mod tests {
         wat::parse_str("(component (core module (func (result i32) i32.const 7)))").expect("it is valid").into()
     }
 
+    /// Has no functions, and is asked for the first one when somebody has said so.
+    #[derive(Debug)]
+    struct Waits(Mutex<mpsc::Receiver<()>>, AtomicUsize);
+
+    impl CacheStore for Waits {
+        fn get(&self, _: &[u8]) -> Option<Cow<'_, [u8]>> {
+            if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+                self.0.lock().expect("nobody panics with it").recv().expect("somebody says so");
+            }
+            between_functions();
+            None
+        }
+
+        fn insert(&self, _: &[u8], _: Vec<u8>) -> bool {
+            true
+        }
+    }
+
+    fn engine(functions: &Arc<impl CacheStore + 'static>) -> Engine {
+        let mut config = wasmtime::Config::new();
+        config.enable_incremental_compilation(functions.clone()).expect("there is such a thing");
+        Engine::new(&config).expect("the configuration is valid")
+    }
+
     #[test]
-    fn what_finds_no_idle_processor_in_time_is_compiled_all_the_same() {
-        let (engine, component) = (Engine::default(), component());
-        assert!((0..100).any(|_| compile_when_idle(&engine, &component, Duration::ZERO).is_none()));
-        let compiled = compile_when_idle(&engine, &component, Duration::MAX).unwrap().unwrap();
-        assert!(compiled == compile(&engine, &component, false).unwrap());
-        assert!(compiled == compile(&engine, &component, true).unwrap());
+    fn what_finds_no_idle_processor_in_time_is_given_up_and_compiled_all_the_same() {
+        let (begin, begins) = mpsc::channel();
+        let functions = Arc::new(Waits(Mutex::new(begins), AtomicUsize::new(0)));
+        let (engine, component) = (engine(&functions), component());
+        let (given_up, is_idle) = (GivenUp::default(), mpsc::channel());
+        let threads = threads(Way::Idle, &given_up).unwrap();
+        let compile_it = {
+            let (engine, component) = (engine.clone(), component.clone());
+            move || engine.precompile_component(&component)
+        };
+        threads.spawn(move || _ = is_idle.0.send(catch_unwind(AssertUnwindSafe(compile_it)).is_err()));
+        given_up.0.store(true, Ordering::Relaxed);
+        begin.send(()).unwrap();
+        assert!(is_idle.1.recv().unwrap(), "it has left the compiler");
+        let compiled = compile(&engine, &component, None).unwrap();
+        for patience in [Duration::ZERO, Duration::from_nanos(1), PATIENCE] {
+            assert!(compiled == compile(&engine, &component, Some(patience)).unwrap());
+        }
     }
 
     #[test]
@@ -298,28 +374,28 @@ mod tests {
         #[derive(Debug)]
         struct Panics;
         impl CacheStore for Panics {
-            fn get(&self, _: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
+            fn get(&self, _: &[u8]) -> Option<Cow<'_, [u8]>> {
                 panic!("of the compiler")
             }
             fn insert(&self, _: &[u8], _: Vec<u8>) -> bool {
                 true
             }
         }
-        let mut config = wasmtime::Config::new();
-        config.enable_incremental_compilation(Arc::new(Panics)).unwrap();
-        let engine = Engine::new(&config).unwrap();
-        let panic = catch_unwind(AssertUnwindSafe(|| compile(&engine, &component(), true))).unwrap_err();
+        let engine = engine(&Arc::new(Panics));
+        let panic = catch_unwind(AssertUnwindSafe(|| compile(&engine, &component(), Some(PATIENCE)))).unwrap_err();
         assert_eq!(crate::task::panic_text(&*panic), "of the compiler");
     }
 
     #[test]
-    fn compiling_what_is_large_has_a_low_priority() {
-        let attributes = std::thread::spawn(|| {
-            give_way(Way::Large);
-            attributes()
-        });
-        let attributes = attributes.join().unwrap();
-        assert_eq!(attributes.sched_policy, libc::SCHED_OTHER as u32);
-        assert!(attributes.sched_nice >= LARGE_GIVES_WAY, "{}", attributes.sched_nice);
+    fn compiling_what_is_large_or_has_waited_has_a_low_priority() {
+        for (way, nice) in [(Way::Large, LARGE_GIVES_WAY), (Way::Beside, SMALL_GIVES_WAY)] {
+            let attributes = std::thread::spawn(move || {
+                give_way(way);
+                attributes()
+            });
+            let attributes = attributes.join().unwrap();
+            assert_eq!(attributes.sched_policy, libc::SCHED_OTHER as u32);
+            assert!(attributes.sched_nice >= nice, "{way:?} {}", attributes.sched_nice);
+        }
     }
 }

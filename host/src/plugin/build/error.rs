@@ -86,7 +86,7 @@ pub(crate) enum BuildError {
     },
     /// A thread of the build ended without an answer.
     #[error("the build stopped half-way: {0}")]
-    Stopped(String),
+    Stopped(tokio::task::JoinError),
 }
 
 impl From<Problems> for BuildError {
@@ -175,7 +175,7 @@ impl Problems {
 
 impl From<tokio::task::JoinError> for BuildError {
     fn from(error: tokio::task::JoinError) -> Self {
-        Self::Stopped(error.to_string())
+        Self::Stopped(error)
     }
 }
 

@@ -49,12 +49,12 @@ impl Functions {
 
 impl CacheStore for Functions {
     fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
-        compiler::rest();
+        compiler::between_functions();
         self.0.get(key).map(|code| Cow::Owned(code.to_vec()))
     }
 
     fn insert(&self, key: &[u8], code: Vec<u8>) -> bool {
-        compiler::rest();
+        compiler::between_functions();
         let keeps = KEEPS.get();
         if keeps {
             self.0.insert(key.into(), code.into());
@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn compile(engine: &Engine, component: &[u8]) -> Vec<u8> {
-        compiler::compile(engine, &component.into(), false).unwrap()
+        compiler::compile(engine, &component.into(), None).unwrap()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! What is compiled is the runtime with Wizer's accessors added, which read its memory for a snapshot. They change nothing else, so the
 //! same code also serves: a handler's new code runs on it, loaded anew for each event, until its snapshot is compiled.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Instant};
 
 use wasmtime::{Engine, component::Component};
 use wasmtime_wizer::{ComponentContext, Wizer};
@@ -32,7 +32,7 @@ impl Runtime {
     /// Load it from the cache (milliseconds), or compile it (a second).
     pub(crate) fn load(engine: &Engine, cache: &Cache) -> Result<Self, BuildError> {
         let context = OnceLock::new();
-        let component = cache.compile(engine, &format!("{INSTRUMENTED_BY} {DIGEST}"), || {
+        let component = cache.compile(engine, &format!("{INSTRUMENTED_BY} {DIGEST}"), Instant::now(), || {
             let (made, instrumented) = instrument()?;
             let _ = context.set(made);
             Ok(instrumented)

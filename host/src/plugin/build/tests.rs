@@ -223,26 +223,3 @@ async fn a_command_builds_a_component() {
     assert_eq!(&*built.component, wasm_encoder::Component::new().finish());
     assert_eq!(built.says, Inspection::default());
 }
-
-#[test]
-fn a_runtime_that_ends_does_not_wait_for_what_takes_long() {
-    let (has_begun, begins) = std::sync::mpsc::channel();
-    let (end, ends) = std::sync::mpsc::channel::<()>();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let takes_long = move || {
-        has_begun.send(()).unwrap();
-        ends.recv().map_err(|error| BuildError::Stopped(error.to_string()))
-    };
-    let entered = runtime.enter();
-    task::spawn("test", on_its_own("test", takes_long));
-    drop(entered);
-    begins.recv().unwrap();
-    drop(runtime);
-    end.send(()).unwrap();
-}
-
-#[tokio::test]
-async fn what_takes_long_and_panics_is_told() {
-    let told = on_its_own::<()>("test", || panic!("of the compiler")).await.unwrap_err();
-    assert_eq!(told.to_string(), "the build stopped half-way: of the compiler");
-}

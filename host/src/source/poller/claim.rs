@@ -277,7 +277,7 @@ impl Mode for Claims {
         self.looks.passed_by()
     }
 
-    fn failed(&mut self) {
+    fn lost(&mut self) {
         // Used now and then, it would be found dead after the other is back: an outage of its own, that was none.
         if let Some(completing) = &mut self.completing {
             completing.database.disconnect();

@@ -92,6 +92,11 @@ impl UnknownDatabase {
 }
 
 impl DatabaseError {
+    /// Whether the next try begins with a new connection.
+    pub(super) fn ends_the_connection(&self) -> bool {
+        !matches!(self, Self::Locked { .. })
+    }
+
     /// Whether the database was there and refused one statement, so that another statement may do better.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Locked { .. } | Self::Statement { .. })

@@ -14,7 +14,7 @@ fn component() -> Vec<u8> {
 }
 
 fn compile(cache: &Cache, engine: &Engine) -> Component {
-    cache.compile(engine, "digest", || Ok(component())).unwrap()
+    cache.compile(engine, "digest", Instant::now(), || Ok(component())).unwrap()
 }
 
 /// The one file with this extension.
@@ -34,7 +34,8 @@ fn what_was_compiled_is_not_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine();
     compile(&open(&folder), &engine);
-    let asked = open(&folder).compile(&engine, "digest", || -> Result<Vec<u8>, BuildError> { panic!("it is in the cache") });
+    let asked =
+        open(&folder).compile(&engine, "digest", Instant::now(), || -> Result<Vec<u8>, BuildError> { panic!("it is in the cache") });
     asked.unwrap();
     assert!(open(&folder).is_compiled(&engine, "digest"));
     assert!(!open(&folder).is_compiled(&engine, "other"));
